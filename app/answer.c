@@ -1,0 +1,127 @@
+// The answer of `pumice run`: ids are drawn, decoded and written one by one.
+#include "app/run.h"
+
+#include <stdio.h>
+
+typedef struct writer {
+    const pm_tokenizer *tokenizer; // NULL: ids are written
+    pm_utf8_stream stream;
+    char *text;  // room for what one id can give
+    bool inside; // a line is begun
+    bool gone;   // nobody reads any more
+} writer;
+
+static pm_status open_writer(const run_options *o, const pm_model *model, writer *w) {
+    *w = (writer){.tokenizer = o->print_ids ? NULL : pm_model_tokenizer(model)};
+    size_t room = w->tokenizer ? pm_tokenizer_text_max(w->tokenizer) : 16;
+    w->text = pm_malloc(room);
+    return w->text ? PM_OK : pm_fail(PM_ERR_MEMORY, "no memory for the answer's text");
+}
+
+static pm_status write_text(writer *w, size_t n) {
+    if (n == 0 || w->gone)
+        return PM_OK;
+    w->inside = w->text[n - 1] != '\n';
+    return app_write(w->text, n, &w->gone);
+}
+
+static pm_status write_id(writer *w, int32_t id) {
+    if (w->tokenizer)
+        return write_text(w, pm_tokenizer_decode_next(w->tokenizer, &w->stream, id, PM_DECODE_SKIP_SPECIAL, w->text));
+    return write_text(w, (size_t)snprintf(w->text, 16, w->inside ? " %d" : "%d", (int)id));
+}
+
+// Finishes the last character and the last line; also after a failure, whose message then has a line of its own.
+static pm_status close_writer(writer *w) {
+    pm_status status = PM_OK;
+    if (w->text && w->tokenizer)
+        status = write_text(w, pm_tokenizer_decode_end(&w->stream, w->text));
+    if (status == PM_OK && w->inside && !w->gone)
+        status = app_write("\n", 1, &w->gone);
+    pm_free(w->text);
+    w->text = NULL;
+    return status;
+}
+
+// ---- the loop ---------------------------------------------------------------------------------------------------------
+
+// One id, and what it means. *more: go on.
+static pm_status step(const pm_model *model, pm_session *session, writer *w, run_answer *a, bool *more) {
+    *more = false;
+    pm_status status = pm_session_next(session, &a->last_id);
+    if (status == PM_ERR_CONTEXT) {
+        a->stop = RUN_STOP_CONTEXT;
+        return PM_OK;
+    }
+    PM_TRY(status);
+    a->end_ns = pm_now_ns();
+    if (a->n++ == 0)
+        a->first_ns = a->end_ns;
+    PM_TRY(write_id(w, a->last_id));
+    if (pm_model_is_eos(model, a->last_id))
+        a->stop = RUN_STOP_END;
+    else if (w->gone)
+        a->stop = RUN_STOP_READER;
+    else if (run_interrupted())
+        a->stop = RUN_STOP_INTERRUPTED;
+    else
+        *more = true;
+    return PM_OK;
+}
+
+static pm_status draw(uint32_t most, const pm_model *model, pm_session *session, writer *w, run_answer *a) {
+    bool more = true;
+    a->stop = RUN_STOP_N;
+    while (more && a->n < most)
+        PM_TRY(step(model, session, w, a, &more));
+    return PM_OK;
+}
+
+// Cancelled is a way to stop, not a failure.
+static pm_status prompt_done(pm_status status, const pm_session *session, run_answer *a) {
+    a->end_ns = a->first_ns = pm_now_ns();
+    a->n_prompt = pm_session_pos(session, 0);
+    if (status == PM_ERR_CANCELLED || run_interrupted())
+        a->stop = RUN_STOP_INTERRUPTED;
+    return status == PM_ERR_CANCELLED ? PM_OK : status;
+}
+
+// Runs the prompt for its logits, and forgets it: the answer must not depend on whether they were wanted.
+static pm_status dump_logits(const char *path, const pm_model *model, pm_session *session, const run_prompt *prompt) {
+    const float *logits;
+    PM_TRY(pm_session_eval(session, 0, prompt->ids, prompt->n, &logits));
+    PM_TRY(pm_file_write(path, logits, pm_model_config(model)->vocab_size * sizeof(*logits)));
+    return PM_OK;
+}
+
+static pm_status run_all(const run_options *o, const pm_model *model, pm_session *session, const run_prompt *prompt,
+                         const pm_sampler *sampler, writer *w, run_answer *a) {
+    a->began_ns = pm_now_ns();
+    if (o->dump_logits) {
+        pm_status status = dump_logits(o->dump_logits, model, session, prompt);
+        if (status != PM_OK || o->n_tokens == 0 || run_interrupted())
+            return prompt_done(status, session, a);
+        pm_session_rewind(session, 0, 0);
+        a->began_ns = pm_now_ns();
+    }
+    if (o->n_tokens == 0)
+        return prompt_done(pm_session_eval(session, 0, prompt->ids, prompt->n, NULL), session, a);
+    pm_status status = pm_session_start(session, 0, prompt->ids, prompt->n, sampler);
+    PM_TRY(prompt_done(status, session, a));
+    if (a->stop == RUN_STOP_INTERRUPTED)
+        return pm_session_end(session);
+    PM_TRY(draw(o->n_tokens, model, session, w, a));
+    return pm_session_end(session);
+}
+
+pm_status run_answer_write(const run_options *o, const pm_model *model, pm_session *session, const run_prompt *prompt,
+                           const pm_sampler *sampler, run_answer *answer) {
+    writer w;
+    *answer = (run_answer){.last_id = -1};
+    PM_TRY(open_writer(o, model, &w));
+    run_interrupt_watch(session);
+    pm_status status = run_all(o, model, session, prompt, sampler, &w, answer);
+    run_interrupt_watch(NULL);
+    pm_status closed = close_writer(&w);
+    return status == PM_OK ? closed : status;
+}

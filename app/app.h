@@ -1,0 +1,64 @@
+// What the files of the program share: a table row for a command, a table row for an option, exit codes. options.c is also part of
+// pumice-bench, which is one such command by itself.
+#ifndef PM_APP_H
+#define PM_APP_H
+
+#include "host/base.h"
+
+enum {
+    APP_EXIT_OK = 0,
+    APP_EXIT_FAILED = 1,
+    APP_EXIT_USAGE = 2,
+    APP_EXIT_NO_DEVICE = 3,
+    APP_EXIT_INTERRUPTED = 130, // what a shell calls a program that Ctrl-C ended
+};
+
+typedef enum app_kind {
+    APP_FLAG,  // bool
+    APP_TEXT,  // const char *, of argv
+    APP_U32,   // uint32_t within [least, most]
+    APP_U64,   // uint64_t within [least, most]
+    APP_FLOAT, // float within [least, most]
+    APP_WORD,  // int: which of `words` it is
+} app_kind;
+
+// An option or operand of a command, and where its value goes in the command's struct of values, which holds the defaults before.
+typedef struct app_option {
+    const char *name;   // "--ctx"; without dashes it is an operand: operands are taken in the table's order
+    const char *letter; // "-c", or NULL
+    const char *value;  // what the help calls the value; NULL for a flag or operand
+    const char *help;
+    app_kind kind;
+    size_t offset;
+    double least, most;
+    const char *const *words; // ended by NULL
+    bool required;
+} app_option;
+
+typedef struct app_command {
+    const char *name;
+    const char *summary; // one line
+    bool alone;          // a program of this name, not a command of `pumice`
+    const app_option *options;
+    int n_options;
+    const char *notes;                 // ends the help; may be NULL
+    int (*run)(int argc, char **argv); // what follows the command's name; returns an exit code
+} app_command;
+
+// Reads what follows the command's name into the struct at `values`. True: go on. False: the help was printed, or the line made no
+// sense and was told so; then *exit_code is what to return. Every command has --help and --verbose. "--ctx 5" is "--ctx=5", and
+// after "--" all are operands.
+bool app_parse(const app_command *command, int argc, char **argv, void *values, int *exit_code);
+
+// Says the line of the last pm_fail on stderr and gives the exit code for it; APP_EXIT_OK for PM_OK. Each program has its own.
+int app_exit(pm_status status);
+
+// Standard output: writes and flushes. A reader that went away (pumice run ... | head) is no failure: *gone is set, and the command
+// should end; main then asks no more whether everything was written.
+pm_status app_write(const void *data, size_t size, bool *gone);
+
+// The commands, one a file; main.c has the list.
+extern const app_command app_run;
+extern const app_command app_devices;
+
+#endif

@@ -1,0 +1,25 @@
+// Ctrl-C while a session works.
+#include "app/run.h"
+
+#include <signal.h>
+
+static pm_session *volatile watched;
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    signal(number, SIG_DFL); // the next one kills
+    interrupted = 1;
+    pm_session *session = watched;
+    if (session)
+        pm_session_cancel(session);
+}
+
+void run_interrupt_watch(pm_session *session) {
+    watched = session;
+    if (session && !interrupted)
+        signal(SIGINT, on_interrupt);
+}
+
+bool run_interrupted(void) {
+    return interrupted;
+}

@@ -1,0 +1,161 @@
+// pumice run: one prompt, one answer, streamed to stdout; what it took is told on stderr.
+#include "app/run.h"
+
+#include <stdio.h>
+
+// ---- options ----------------------------------------------------------------------------------------------------------
+
+#define AT(field) .offset = offsetof(run_options, field)
+static const char *const off_on[] = {"off", "on", NULL}; // as pm_chat_options counts
+static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
+enum { MAX_CTX = 1 << 24 };
+
+// clang-format off
+static const app_option options[] = {
+    {.name = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT, .required = true, AT(model)},
+    {.name = "--prompt", .letter = "-p", .value = "TEXT", .help = "what to say to the model", .kind = APP_TEXT, AT(text)},
+    {.name = "--file", .letter = "-f", .value = "FILE", .help = "or what FILE says; after TEXT if both; - is stdin",
+     .kind = APP_TEXT, AT(file)},
+    {.name = "--system", .letter = "-s", .value = "TEXT", .help = "the system message before it", .kind = APP_TEXT, AT(system)},
+    {.name = "--think", .value = "on|off", .help = "whether it thinks before it answers (*)", .kind = APP_WORD, .words = off_on,
+     AT(think)},
+    {.name = "--raw", .help = "no chat: go on with the text as it is", .kind = APP_FLAG, AT(raw)},
+    {.name = "--ids", .value = "5,17,9|FILE", .help = "token ids in place of text", .kind = APP_TEXT, AT(ids)},
+    {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens; 0: run the prompt only", .kind = APP_U32,
+     .most = RUN_NOT_GIVEN - 1, AT(n_tokens)},
+    {.name = "--temp", .value = "T", .help = "temperature; 0: always the likeliest token (*)", .kind = APP_FLOAT, .most = 1000,
+     AT(temperature)},
+    {.name = "--top-k", .value = "K", .help = "draw from the K likeliest; 0: from all (*)", .kind = APP_U32,
+     .most = RUN_NOT_GIVEN - 1, AT(top_k)},
+    {.name = "--top-p", .value = "P", .help = "the likeliest that have P together; 1: all (*)", .kind = APP_FLOAT, .most = 1,
+     AT(top_p)},
+    {.name = "--min-p", .value = "P", .help = "those at least P times the likeliest (*)", .kind = APP_FLOAT, .most = 1, AT(min_p)},
+    {.name = "--seed", .value = "N", .help = "the same seed gives the same answer", .kind = APP_U64, .most = 9223372036854775807.0,
+     AT(seed)},
+    {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens of prompt and answer (*)", .kind = APP_U32,
+     .least = 1, .most = MAX_CTX, AT(ctx)},
+    {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
+    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
+     AT(precision)},
+    {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
+    {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
+    {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
+};
+// clang-format on
+
+// ---- what the model decides -------------------------------------------------------------------------------------------
+
+// A short seed: one can type it again.
+static uint64_t any_seed(void) {
+    uint64_t x = pm_now_ns() ^ (uint64_t)(uintptr_t)&any_seed; // addresses are random where systems care
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (x ^ x >> 31) & UINT32_MAX;
+}
+
+static pm_sampler choose_sampler(const run_options *o, const pm_config *c) {
+    return (pm_sampler){
+        .temperature = o->temperature >= 0 ? o->temperature
+                       : c->do_sample      ? c->temperature
+                                           : 0,
+        .top_k = o->top_k != RUN_NOT_GIVEN ? o->top_k
+                 : c->top_k > 0            ? (uint32_t)c->top_k
+                                           : 0,
+        .top_p = o->top_p >= 0 ? o->top_p : c->top_p,
+        .min_p = o->min_p >= 0 ? o->min_p : c->min_p,
+        .seed = o->seed != UINT64_MAX ? o->seed : any_seed(),
+    };
+}
+
+// 4096 positions, more where prompt and answer need more, never more than the model was made for unless it was asked for.
+static pm_status choose_ctx(const run_options *o, const pm_config *c, size_t n_prompt, uint32_t *ctx) {
+    const uint32_t usual = 4096, usual_answer = 2048;
+    uint64_t wanted = n_prompt + (o->n_tokens != RUN_NOT_GIVEN ? o->n_tokens : (uint64_t)usual_answer);
+    uint32_t most = c->max_ctx > 0 && c->max_ctx < MAX_CTX ? c->max_ctx : MAX_CTX;
+    *ctx = o->ctx ? o->ctx : wanted < usual ? usual : (uint32_t)(wanted < most ? wanted : most);
+    if (!o->ctx && *ctx > most)
+        *ctx = most;
+    if (o->ctx > most)
+        pm_log(PM_LOG_WARN, "a context of %u, and the model was made for %u: far positions may make no sense", o->ctx, most);
+    if (n_prompt > *ctx)
+        return pm_fail(PM_ERR_CONTEXT, "the prompt has %zu tokens, the context has room for %u%s", n_prompt, *ctx,
+                       o->ctx && *ctx < most ? " (--ctx)" : ", which is all the model was made for");
+    return PM_OK;
+}
+
+// ---- the command ------------------------------------------------------------------------------------------------------
+
+typedef struct state {
+    const run_options *o;
+    run_prompt prompt;
+    pm_device *dev;
+    pm_model *model;
+    pm_session *session;
+    run_answer answer;
+} state;
+
+static pm_status load(state *s) {
+    run_progress progress = {0};
+    pm_model_options model_options = {.progress = run_progress_show, .user = &progress};
+    uint64_t began = pm_now_ns();
+    PM_TRY(pm_device_open(s->o->device, &s->dev));
+    pm_status status = pm_model_open(s->dev, s->o->model, &model_options, &s->model);
+    run_progress_clear(&progress);
+    PM_TRY(status);
+    pm_log(PM_LOG_INFO, "%s: %.1f MiB of weights on %s after %.2f s", s->o->model,
+           (double)pm_model_weight_bytes(s->model) / (1 << 20), pm_device_get_info(s->dev)->name,
+           (double)(pm_now_ns() - began) / 1e9);
+    return PM_OK;
+}
+
+static pm_status open_session(state *s) {
+    pm_session_options session_options = {.precision = (pm_precision)s->o->precision, .profile = s->o->profile};
+    PM_TRY(choose_ctx(s->o, pm_model_config(s->model), s->prompt.n, &session_options.ctx));
+    PM_TRY(pm_session_open(s->model, &session_options, &s->session));
+    pm_log(PM_LOG_INFO, "context of %u: %.1f MiB of cache and scratch", pm_session_ctx(s->session),
+           (double)pm_session_bytes(s->session) / (1 << 20));
+    return PM_OK;
+}
+
+static pm_status go(state *s) {
+    PM_TRY(run_prompt_read(s->o, &s->prompt));
+    PM_TRY(load(s));
+    PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
+    PM_TRY(open_session(s));
+    pm_sampler sampler = choose_sampler(s->o, pm_model_config(s->model));
+    PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
+    run_report(s->model, s->dev, &sampler, &s->answer);
+    return s->o->profile ? run_report_profile(s->model, s->session) : PM_OK;
+}
+
+static int run(int argc, char **argv) {
+    run_options o = {
+        .think = -1,
+        .n_tokens = RUN_NOT_GIVEN,
+        .top_k = RUN_NOT_GIVEN,
+        .temperature = -1,
+        .top_p = -1,
+        .min_p = -1,
+        .seed = UINT64_MAX,
+    };
+    int exit_code;
+    if (!app_parse(&app_run, argc, argv, &o, &exit_code))
+        return exit_code;
+    state s = {.o = &o};
+    exit_code = app_exit(go(&s));
+    bool interrupted = exit_code == APP_EXIT_OK && s.answer.stop == RUN_STOP_INTERRUPTED;
+    pm_session_close(&s.session);
+    pm_model_close(&s.model);
+    pm_device_close(&s.dev);
+    run_prompt_close(&s.prompt);
+    return interrupted ? APP_EXIT_INTERRUPTED : exit_code;
+}
+
+const app_command app_run = {
+    .name = "run",
+    .summary = "answers one prompt: of the command line, of a file, or piped in",
+    .options = options,
+    .n_options = sizeof(options) / sizeof(*options),
+    .notes = "(*) else as the model says; --ctx: else 4096, or as many as are needed",
+    .run = run,
+};

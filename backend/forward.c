@@ -1,0 +1,94 @@
+// The transformer, from token ids to logits. Open this file first: each line is a verb of host/ops.h, each function a block of the
+// paper. A batch is n rows {token, sequence, position}; a prompt is many rows of one sequence, decoding one row of each of many.
+#include <math.h>
+
+#include "backend/model.h"
+
+// What the verbs of one pass work on.
+typedef struct state {
+    pm_cmd *cmd;
+    const pm_config *c;
+    const pm_pass *pass;
+    pm_hidden h;   // x (n, dim), the residual stream
+    pm_tensor qkv; // (n, q_dim + 2 kv_dim)
+    pm_tensor q;   // (n, q_dim)
+    pm_tensor att; // (n, q_dim)
+    pm_tensor ffn; // (n, ffn_dim)
+} state;
+
+// x += o(attend(rope(norm(q)), rope(norm(k)), v)) with q, k, v = qkv(norm(x))
+static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tensor next_gain) {
+    const pm_config *c = s->c;
+    pm_op_norm_linear(s->cmd, s->qkv, &s->h, layer->qkv, c->qkv_bias ? &layer->qkv_bias : NULL);
+    pm_op_rope_store(s->cmd, &(pm_rope_store){
+                                 .q = s->q,
+                                 .qkv = s->qkv,
+                                 .q_gain = c->qk_norm ? &layer->q_norm : NULL,
+                                 .k_gain = c->qk_norm ? &layer->k_norm : NULL,
+                                 .eps = c->norm_eps,
+                                 .angles = s->pass->angles,
+                                 .rows = s->pass->rows,
+                                 .kv = kv,
+                             });
+    pm_op_attend(s->cmd, &(pm_attend){
+                             .out = s->att,
+                             .q = s->q,
+                             .rows = s->pass->rows,
+                             .kv = kv,
+                             .scratch = s->pass->act->scratch,
+                             .kv_bound = s->pass->kv_bound,
+                             .scale = 1.0f / sqrtf((float)c->head_dim),
+                         });
+    pm_op_linear_add(s->cmd, &s->h, s->att, layer->o, next_gain);
+}
+
+// x += down(silu(gate(norm(x))) * up(norm(x)))
+static void feed_forward(state *s, const pm_layer *layer, pm_tensor next_gain) {
+    pm_op_norm_glu(s->cmd, s->ffn, &s->h, layer->gate_up);
+    pm_op_linear_add(s->cmd, &s->h, s->ffn, layer->down, next_gain);
+}
+
+// logits (n_out, vocab) = head(norm(x)) of the rows that asked
+static void output(state *s, const pm_model *m, pm_tensor logits) {
+    const pm_pass *pass = s->pass;
+    pm_hidden out = s->h;
+    pm_cmd_label(s->cmd, "head");
+    if (pass->n_out < pass->n) {
+        out.normed = pm_activation(pass->act->out_normed, pass->n_out, s->c->dim);
+        out.squares = pm_activation(pass->act->out_squares, pass->n_out, s->c->dim);
+        pm_op_gather(s->cmd, &out, &s->h, pass->index);
+    }
+    pm_op_norm_linear(s->cmd, logits, &out, m->head, NULL);
+}
+
+void pm_forward(pm_cmd *cmd, const pm_model *m, const pm_pass *pass, pm_tensor *logits) {
+    const pm_config *c = &m->config;
+    const pm_activations *act = pass->act;
+    uint32_t n = pass->n;
+    state s = {
+        .cmd = cmd,
+        .c = c,
+        .pass = pass,
+        .h = {.x = pm_activation(act->x, n, c->dim),
+              .normed = pm_activation(act->normed, n, c->dim),
+              .squares = pm_activation(act->squares, n, c->dim),
+              .eps = c->norm_eps},
+        .qkv = pm_activation(act->qkv, n, pm_q_dim(c) + 2 * pm_kv_dim(c)),
+        .q = pm_activation(act->q, n, pm_q_dim(c)),
+        .att = pm_activation(act->att, n, pm_q_dim(c)),
+        .ffn = pm_activation(act->ffn, n, c->ffn_dim),
+    };
+
+    pm_cmd_label(cmd, "embed");
+    pm_op_embed(cmd, &s.h, m->embedding, m->layers[0].attn_norm, pass->rows);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const pm_layer *layer = &m->layers[i];
+        pm_cmd_label(cmd, "attention");
+        attention(&s, layer, &pass->cache->layers[i], layer->ffn_norm);
+        pm_cmd_label(cmd, "feed-forward");
+        feed_forward(&s, layer, i + 1 < c->n_layers ? m->layers[i + 1].attn_norm : m->out_norm);
+    }
+    *logits = pm_activation(act->logits, pass->n_out, c->vocab_size);
+    if (pass->n_out > 0)
+        output(&s, m, *logits);
+}

@@ -1,0 +1,641 @@
+// Sequences and passes. Everything that changes from token to token is data: the rows of the batch, the page table, how to sample.
+// It is written into a mapped staging area and copied to the device by the pass itself, so that the command buffer of a pass is
+// recorded once for its shape (rows, outputs, class of cache length) and replayed. When decoding, the sampler leaves the next rows
+// on the device, where the next pass starts from them: the host only reads ids, one step behind.
+#include <float.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "backend/model.h"
+
+enum { N_SLOTS = 2, MAX_RECORDINGS = 16, MAX_PROFILE = 64, DEFAULT_CTX = 4096, MOST_CTX = 1 << 24, MOST_SEQS = 1 << 10 };
+
+// The shape of a pass: what decides its commands.
+typedef struct shape {
+    uint32_t n, n_out, kv_bound;
+    int slot;     // which staging area and which results
+    bool chained; // rows come from the sampler's `next`, not from the host
+    bool sample, logits;
+} shape;
+
+typedef struct recording {
+    shape shape;
+    pm_cmd *cmd;
+    uint64_t used; // when; 0: empty
+} recording;
+
+// The same arrays on the device and, but for `next`, in each slot's staging.
+typedef struct step {
+    pm_slice rows;     // (max_rows) of struct pm_row
+    pm_slice index;    // (max_out) of uint
+    pm_slice sampling; // (max_out) of struct pm_sampling
+    pm_slice next;     // (max_out) of struct pm_row
+} step;
+
+typedef struct generation {
+    bool running;
+    int seq, slot;    // slot of the pass that draws the id to be returned next
+    uint32_t n_drawn; // ids returned
+} generation;
+
+struct pm_session {
+    pm_model *model;
+    pm_session_options options;
+    uint32_t max_rows, max_out, ctx;
+
+    pm_slabs *slabs;
+    pm_activations act;
+    pm_slice angles, pages, identity;
+    step device, staging[N_SLOTS];
+    pm_buffer *upload, *readback;
+    pm_slice pages_staging;
+    pm_slice results[N_SLOTS]; // (max_out) ids
+    pm_slice logits_out;       // (max_out, vocab)
+
+    pm_cache cache;
+    uint32_t *pos; // by sequence
+    recording recordings[MAX_RECORDINGS];
+    uint64_t clock;
+    recording *running[N_SLOTS];
+    int turn;
+    generation gen;
+    bool replay;
+    atomic_bool cancelled; // lock-free everywhere: a signal handler may set it
+
+    pm_profile_row profile[MAX_PROFILE];
+    int n_profile, n_dispatches;
+};
+
+// ---- opening ----------------------------------------------------------------------------------------------------------
+
+static void defaults(pm_session *s, const pm_session_options *options) {
+    const pm_config *c = &s->model->config;
+    if (options)
+        s->options = *options;
+    s->ctx = s->options.ctx;
+    if (s->ctx == 0)
+        s->ctx = c->max_ctx && c->max_ctx < DEFAULT_CTX ? c->max_ctx : DEFAULT_CTX;
+    if (s->options.n_seqs == 0)
+        s->options.n_seqs = 1;
+    s->max_rows = s->options.max_chunk ? s->options.max_chunk : pm_device_chunk(s->model->dev);
+    if (s->max_rows > s->ctx)
+        s->max_rows = s->ctx;
+    if (s->max_rows < PM_BATCH_MAX)
+        s->max_rows = PM_BATCH_MAX;
+    s->max_out = PM_BATCH_MAX;
+    s->replay = true;
+}
+
+// What no device will ever have room for is refused before sizes are computed with it.
+static pm_status check_options(const pm_session *s) {
+    if (s->ctx > MOST_CTX)
+        return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", s->ctx, MOST_CTX);
+    if (s->options.n_seqs > MOST_SEQS)
+        return pm_fail(PM_ERR_USAGE, "%u sequences: at most %d are possible", s->options.n_seqs, MOST_SEQS);
+    return PM_OK;
+}
+
+static pm_dtype kv_dtype(const pm_session *s) {
+    return s->options.precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
+}
+
+static uint64_t table_bytes(const pm_session *s) {
+    return (uint64_t)s->options.n_seqs * ((s->ctx + PM_PAGE - 1) / PM_PAGE) * sizeof(uint32_t);
+}
+
+// Classes of cache length: the number of splits is recorded, the length itself is data.
+static uint32_t kv_class(uint32_t n_positions) {
+    uint32_t bound = 256;
+    while (bound < n_positions)
+        bound *= 2;
+    return bound;
+}
+
+// Attention splits the cache for few rows and not for many: the most that any number of rows needs.
+static uint64_t scratch_bytes(const pm_session *s) {
+    const pm_config *c = &s->model->config;
+    uint64_t most = 0;
+    for (uint32_t n = 1; n <= s->max_rows; n++) {
+        uint64_t bytes = pm_attend_scratch_bytes(s->model->dev, n, c->n_heads, c->head_dim, kv_class(s->ctx));
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+// The slices of a session with their sizes: one list for planning and for allocating.
+typedef struct want {
+    pm_slice *slice;
+    uint64_t bytes;
+} want;
+enum { N_WANTS = 18 };
+
+static void list_wants(pm_session *s, want wants[N_WANTS]) {
+    const pm_config *c = &s->model->config;
+    pm_activations *a = &s->act;
+    uint32_t rows = s->max_rows, out = s->max_out;
+    want list[N_WANTS] = {
+        {&a->x, pm_activation_bytes(rows, c->dim)},
+        {&a->normed, pm_activation_bytes(rows, c->dim)},
+        {&a->squares, pm_activation_bytes(rows, c->dim)},
+        {&a->qkv, pm_activation_bytes(rows, pm_q_dim(c) + 2 * pm_kv_dim(c))},
+        {&a->q, pm_activation_bytes(rows, pm_q_dim(c))},
+        {&a->att, pm_activation_bytes(rows, pm_q_dim(c))},
+        {&a->ffn, pm_activation_bytes(rows, c->ffn_dim)},
+        {&a->out_normed, pm_activation_bytes(out, c->dim)},
+        {&a->out_squares, pm_activation_bytes(out, c->dim)},
+        {&a->logits, pm_activation_bytes(out, c->vocab_size)},
+        {&a->scratch, scratch_bytes(s)},
+        {&s->angles, (uint64_t)s->ctx * c->head_dim * sizeof(float)},
+        {&s->pages, table_bytes(s)},
+        {&s->identity, out * sizeof(uint32_t)},
+        {&s->device.rows, rows * sizeof(struct pm_row)},
+        {&s->device.index, out * sizeof(uint32_t)},
+        {&s->device.sampling, out * sizeof(struct pm_sampling)},
+        {&s->device.next, out * sizeof(struct pm_row)},
+    };
+    memcpy(wants, list, sizeof list);
+}
+
+static pm_status check_fits(const pm_session *s, uint64_t scratch, uint64_t cache) {
+    uint64_t need = scratch + cache, free_bytes = pm_device_free_memory(s->model->dev);
+    if (need <= free_bytes)
+        return PM_OK;
+    return pm_fail(PM_ERR_DEVICE_MEMORY,
+                   "a context of %u needs %llu MiB of cache and %llu MiB of scratch on the device, which has %llu MiB free: "
+                   "%llu MiB too little; try a smaller --ctx",
+                   s->ctx, (unsigned long long)(cache >> 20), (unsigned long long)(scratch >> 20),
+                   (unsigned long long)(free_bytes >> 20), (unsigned long long)((need - free_bytes + (1 << 20) - 1) >> 20));
+}
+
+// A kernel sees each slice whole.
+static pm_status check_bindings(const pm_session *s, const want wants[N_WANTS]) {
+    uint64_t most = pm_device_get_info(s->model->dev)->max_binding;
+    for (int i = 0; i < N_WANTS; i++)
+        if (wants[i].bytes > most)
+            return pm_fail(PM_ERR_DEVICE_MEMORY,
+                           "a context of %u in passes of %u rows needs %llu KiB in one piece, and this device binds %llu at once",
+                           s->ctx, s->max_rows, (unsigned long long)(wants[i].bytes >> 10), (unsigned long long)(most >> 10));
+    return PM_OK;
+}
+
+static pm_status open_device_side(pm_session *s) {
+    want wants[N_WANTS];
+    list_wants(s, wants);
+    uint64_t scratch = 0, cache = pm_cache_bytes(&s->model->config, s->options.n_seqs, s->ctx, kv_dtype(s));
+    for (int i = 0; i < N_WANTS; i++)
+        scratch += pm_round_up(wants[i].bytes, 256);
+    PM_TRY(check_fits(s, scratch, cache));
+    PM_TRY(check_bindings(s, wants));
+    PM_TRY(pm_slabs_create(s->model->dev, scratch + cache, "session", &s->slabs));
+    for (int i = 0; i < N_WANTS; i++)
+        PM_TRY(pm_slabs_alloc(s->slabs, wants[i].bytes, wants[i].slice));
+    return pm_cache_open(s->model, s->options.n_seqs, s->ctx, kv_dtype(s), s->slabs, s->pages, &s->cache);
+}
+
+static pm_slice take(pm_buffer *buffer, uint64_t *offset, uint64_t bytes) {
+    pm_slice slice = pm_buffer_slice(buffer, *offset, bytes);
+    *offset += pm_round_up(bytes, 256);
+    return slice;
+}
+
+static pm_status open_host_side(pm_session *s) {
+    uint64_t rows = s->max_rows * sizeof(struct pm_row), index = s->max_out * sizeof(uint32_t);
+    uint64_t sampling = s->max_out * sizeof(struct pm_sampling), table = table_bytes(s);
+    uint64_t slot = pm_round_up(rows, 256) + pm_round_up(index, 256) + pm_round_up(sampling, 256), at = 0;
+    PM_TRY(pm_buffer_create(s->model->dev, N_SLOTS * slot + pm_round_up(table, 256), PM_MEM_UPLOAD, "step", &s->upload));
+    for (int i = 0; i < N_SLOTS; i++) {
+        s->staging[i].rows = take(s->upload, &at, rows);
+        s->staging[i].index = take(s->upload, &at, index);
+        s->staging[i].sampling = take(s->upload, &at, sampling);
+    }
+    s->pages_staging = take(s->upload, &at, table);
+
+    uint64_t logits = s->act.logits.size;
+    at = 0;
+    PM_TRY(pm_buffer_create(s->model->dev, N_SLOTS * pm_round_up(index, 256) + logits, PM_MEM_READBACK, "results", &s->readback));
+    for (int i = 0; i < N_SLOTS; i++)
+        s->results[i] = take(s->readback, &at, index);
+    s->logits_out = take(s->readback, &at, logits);
+    return PM_OK;
+}
+
+// What never changes: the rotation angles and 0, 1, 2, ...
+static pm_status upload_constants(pm_session *s) {
+    float *angles = pm_rope_angles(&s->model->config, s->ctx);
+    if (!angles)
+        return pm_fail(PM_ERR_MEMORY, "no memory for the rotation angles of %u positions", s->ctx);
+    pm_status status = pm_slice_write(s->model->dev, s->angles, angles, s->angles.size);
+    pm_free(angles);
+    PM_TRY(status);
+    uint32_t identity[PM_BATCH_MAX];
+    for (uint32_t i = 0; i < s->max_out; i++)
+        identity[i] = i;
+    return pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+}
+
+static pm_status open_session(pm_session *s) {
+    PM_TRY(check_options(s));
+    s->pos = pm_calloc(s->options.n_seqs, sizeof *s->pos);
+    if (!s->pos)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a session");
+    PM_TRY(open_device_side(s));
+    PM_TRY(open_host_side(s));
+    return upload_constants(s);
+}
+
+pm_status pm_session_open(pm_model *model, const pm_session_options *options, pm_session **session) {
+    pm_session *s = pm_calloc(1, sizeof *s);
+    *session = s;
+    if (!s)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a session");
+    s->model = model;
+    defaults(s, options);
+    pm_status status = open_session(s);
+    if (status != PM_OK)
+        pm_session_close(session);
+    return status;
+}
+
+void pm_session_close(pm_session **session) {
+    pm_session *s = *session;
+    if (!s)
+        return;
+    for (int i = 0; i < MAX_RECORDINGS; i++)
+        pm_cmd_close(&s->recordings[i].cmd);
+    pm_cache_close(&s->cache);
+    pm_slabs_close(&s->slabs);
+    pm_buffer_close(&s->upload);
+    pm_buffer_close(&s->readback);
+    pm_free(s->pos);
+    pm_free(s);
+    *session = NULL;
+}
+
+// ---- recordings -------------------------------------------------------------------------------------------------------
+
+static pm_slice front(pm_slice slice, uint64_t bytes) {
+    return (pm_slice){slice.buffer, slice.offset, bytes};
+}
+
+static void copy_front(pm_cmd *cmd, pm_slice dst, pm_slice src, uint64_t bytes) {
+    if (bytes)
+        pm_cmd_copy(cmd, front(dst, bytes), front(src, bytes));
+}
+
+static void record_input(pm_session *s, const shape *p, pm_cmd *cmd) {
+    const step *from = &s->staging[p->slot];
+    copy_front(cmd, s->pages, s->pages_staging, s->pages.size);
+    if (p->chained) {
+        copy_front(cmd, s->device.rows, s->device.next, p->n * sizeof(struct pm_row));
+        return;
+    }
+    copy_front(cmd, s->device.rows, from->rows, p->n * sizeof(struct pm_row));
+    copy_front(cmd, s->device.index, from->index, p->n_out * sizeof(uint32_t));
+    if (p->sample)
+        copy_front(cmd, s->device.sampling, from->sampling, p->n_out * sizeof(struct pm_sampling));
+}
+
+static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
+    pm_slice index = p->n_out == p->n ? s->identity : s->device.index;
+    pm_pass pass = {
+        .n = p->n,
+        .n_out = p->n_out,
+        .kv_bound = p->kv_bound,
+        .rows = s->device.rows,
+        .index = index,
+        .angles = s->angles,
+        .cache = &s->cache,
+        .act = &s->act,
+    };
+    pm_tensor logits;
+    record_input(s, p, cmd);
+    pm_forward(cmd, s->model, &pass, &logits);
+    pm_cmd_label(cmd, "sample");
+    if (p->sample)
+        pm_op_sample(cmd, &(pm_sample){
+                              .logits = logits,
+                              .n_valid = s->model->n_valid,
+                              .sampling = s->device.sampling,
+                              .index = index,
+                              .rows = s->device.rows,
+                              .next = s->device.next,
+                              .results = s->results[p->slot],
+                          });
+    if (p->logits)
+        copy_front(cmd, s->logits_out, s->act.logits, logits.data.size);
+    return pm_cmd_end(cmd);
+}
+
+// A rehearsal first, so that pipelines that are not there yet are made in parallel.
+static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
+    pm_cmd_profile(cmd, s->options.profile);
+    pm_cmd_begin_dry(cmd);
+    PM_TRY(record_pass(s, p, cmd));
+    PM_TRY(pm_cmd_prepare(cmd));
+    pm_cmd_begin(cmd);
+    PM_TRY(record_pass(s, p, cmd));
+    s->n_dispatches = pm_cmd_n_dispatches(cmd);
+    return PM_OK;
+}
+
+static bool same_shape(const shape *a, const shape *b) {
+    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
+           a->sample == b->sample && a->logits == b->logits;
+}
+
+// The recording of this shape, or the one used longest ago among those that do not run.
+static recording *find_recording(pm_session *s, const shape *p, bool *found) {
+    recording *oldest = NULL;
+    for (int i = 0; i < MAX_RECORDINGS; i++) {
+        recording *r = &s->recordings[i];
+        *found = r->used > 0 && same_shape(&r->shape, p);
+        if (*found)
+            return r;
+        if (r != s->running[0] && r != s->running[1] && (!oldest || r->used < oldest->used))
+            oldest = r;
+    }
+    return oldest;
+}
+
+static void gather_profile(pm_session *s, pm_cmd *cmd) {
+    int n;
+    const pm_timing *timings = pm_cmd_timings(cmd, &n);
+    for (int i = 0; i < n; i++) {
+        int k = 0;
+        while (k < s->n_profile && (s->profile[k].kernel != timings[i].kernel || s->profile[k].label != timings[i].label))
+            k++;
+        if (k == MAX_PROFILE)
+            continue;
+        if (k == s->n_profile)
+            s->profile[s->n_profile++] = (pm_profile_row){.kernel = timings[i].kernel, .label = timings[i].label};
+        s->profile[k].count++;
+        s->profile[k].ns += timings[i].ns;
+        s->profile[k].bytes += timings[i].bytes;
+    }
+}
+
+static pm_status wait_slot(pm_session *s, int slot) {
+    recording *r = s->running[slot];
+    if (!r)
+        return PM_OK;
+    s->running[slot] = NULL;
+    PM_TRY(pm_cmd_wait(r->cmd));
+    if (s->options.profile)
+        gather_profile(s, r->cmd);
+    return PM_OK;
+}
+
+// Submits the pass of this shape; its slot is free and its staging is filled.
+static pm_status submit(pm_session *s, const shape *p) {
+    bool found;
+    recording *r = find_recording(s, p, &found);
+    if (!r->cmd)
+        PM_TRY(pm_cmd_open(s->model->dev, "pass", &r->cmd));
+    if (!found || !s->replay) {
+        r->used = 0;
+        r->shape = *p;
+        PM_TRY(record(s, p, r->cmd));
+    }
+    r->used = ++s->clock;
+    PM_TRY(pm_cmd_submit(r->cmd));
+    s->running[p->slot] = r;
+    return PM_OK;
+}
+
+// ---- evaluation -------------------------------------------------------------------------------------------------------
+
+static pm_status reserve(pm_session *s, int seq, uint32_t n_positions) {
+    if (n_positions > s->ctx)
+        return pm_fail(PM_ERR_CONTEXT, "%u positions do not fit the context of %u", n_positions, s->ctx);
+    PM_TRY(pm_cache_reserve(&s->cache, seq, n_positions));
+    memcpy(pm_slice_map(s->pages_staging), s->cache.table, s->pages_staging.size);
+    return PM_OK;
+}
+
+static pm_status check_ids(const pm_session *s, int seq, const int32_t *ids, size_t n) {
+    if (seq < 0 || (uint32_t)seq >= s->options.n_seqs)
+        return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->options.n_seqs);
+    if (s->gen.running)
+        return pm_fail(PM_ERR_USAGE, "a generation is running: end it first");
+    if (n == 0)
+        return pm_fail(PM_ERR_USAGE, "an empty prompt");
+    if (n > s->ctx - s->pos[seq])
+        return pm_fail(PM_ERR_CONTEXT, "a prompt of %zu tokens does not fit: %u of %u positions are taken", n, s->pos[seq], s->ctx);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= s->model->config.vocab_size)
+            return pm_fail(PM_ERR_USAGE, "id %d at %zu is outside the vocabulary of %u", (int)ids[i], i,
+                           s->model->config.vocab_size);
+    return PM_OK;
+}
+
+// Below it everything but the best logit has no chance anyway, and the kernel need not fear 1 / temperature.
+static const float COLDEST = 1e-6f;
+
+static pm_status check_sampler(const pm_sampler *p) {
+    if (!(p->temperature >= 0 && p->temperature <= FLT_MAX))
+        return pm_fail(PM_ERR_USAGE, "sampling at a temperature of %g: 0 or more is possible", p->temperature);
+    if (!(p->top_p >= 0 && p->top_p <= 1))
+        return pm_fail(PM_ERR_USAGE, "sampling with a top-p of %g: 0 to 1 is possible", p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1))
+        return pm_fail(PM_ERR_USAGE, "sampling with a min-p of %g: 0 to 1 is possible", p->min_p);
+    return PM_OK;
+}
+
+static void stage_sampling(pm_session *s, int slot, const pm_sampler *sampler) {
+    struct pm_sampling *to = pm_slice_map(s->staging[slot].sampling);
+    *to = (struct pm_sampling){
+        .temperature = sampler->temperature > COLDEST ? sampler->temperature : 0,
+        .top_p = sampler->top_p > 0 ? sampler->top_p : 1,
+        .min_p = sampler->min_p,
+        .top_k = sampler->top_k,
+        .seed_lo = (uint32_t)sampler->seed,
+        .seed_hi = (uint32_t)(sampler->seed >> 32),
+    };
+}
+
+// Runs n ids of one sequence in slot `slot`, which must be free.
+static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids, uint32_t n, const shape *wanted) {
+    uint32_t *pos = &s->pos[seq];
+    PM_TRY(reserve(s, seq, *pos + n));
+    struct pm_row *rows = pm_slice_map(s->staging[slot].rows);
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (struct pm_row){.token = (uint32_t)ids[i], .seq = (uint32_t)seq, .pos = *pos + i};
+    *(uint32_t *)pm_slice_map(s->staging[slot].index) = n - 1;
+    shape p = *wanted;
+    p.n = n;
+    p.slot = slot;
+    p.kv_bound = kv_class(*pos + n);
+    PM_TRY(submit(s, &p));
+    *pos += n;
+    return PM_OK;
+}
+
+// Runs all ids in chunks that overlap on the device; `last` says what the last one shall give, in slot *slot.
+static pm_status run_prompt(pm_session *s, int seq, const int32_t *ids, size_t n, const shape *last, const pm_sampler *sampler,
+                            int *slot) {
+    s->cancelled = false;
+    for (size_t at = 0; at < n;) {
+        uint32_t count = n - at < s->max_rows ? (uint32_t)(n - at) : s->max_rows;
+        bool is_last = at + count == n;
+        if (s->cancelled)
+            return pm_fail(PM_ERR_CANCELLED, "cancelled after %zu of %zu tokens of the prompt", at, n);
+        *slot = s->turn++ % N_SLOTS;
+        PM_TRY(wait_slot(s, *slot));
+        if (is_last && sampler)
+            stage_sampling(s, *slot, sampler);
+        PM_TRY(run_chunk(s, *slot, seq, ids + at, count, is_last ? last : &(shape){0}));
+        at += count;
+    }
+    return PM_OK;
+}
+
+static pm_status wait_all(pm_session *s) {
+    for (int i = 0; i < N_SLOTS; i++)
+        PM_TRY(wait_slot(s, i));
+    return PM_OK;
+}
+
+pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, const float **logits) {
+    int slot;
+    PM_TRY(check_ids(s, seq, ids, n));
+    shape last = {.n_out = logits ? 1 : 0, .logits = logits != NULL};
+    PM_TRY(run_prompt(s, seq, ids, n, &last, NULL, &slot));
+    PM_TRY(wait_all(s));
+    if (logits)
+        *logits = pm_slice_map(s->logits_out);
+    return PM_OK;
+}
+
+// Gives row i of the batch its place at the end of its sequence.
+static pm_status place_row(pm_session *s, const pm_batch_row *row, struct pm_row *placed, uint32_t *longest) {
+    PM_TRY(check_ids(s, row->seq, &row->id, 1));
+    PM_TRY(reserve(s, row->seq, s->pos[row->seq] + 1));
+    uint32_t pos = s->pos[row->seq]++;
+    *placed = (struct pm_row){.token = (uint32_t)row->id, .seq = (uint32_t)row->seq, .pos = pos};
+    *longest = pos + 1 > *longest ? pos + 1 : *longest;
+    return PM_OK;
+}
+
+// Nothing is run where a row cannot be: the sequences of those before it are then as they were.
+static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shape *p) {
+    struct pm_row *rows = pm_slice_map(s->staging[0].rows);
+    uint32_t longest = 0;
+    pm_status status = PM_OK;
+    int placed = 0;
+    while (status == PM_OK && placed < n) {
+        status = place_row(s, &batch[placed], &rows[placed], &longest);
+        placed += status == PM_OK;
+    }
+    p->kv_bound = kv_class(longest);
+    if (status == PM_OK)
+        status = submit(s, p);
+    while (status != PM_OK && placed-- > 0)
+        pm_session_rewind(s, batch[placed].seq, s->pos[batch[placed].seq] - 1);
+    return status;
+}
+
+pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n, const float **logits) {
+    if (n < 1 || n > PM_BATCH_MAX)
+        return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %d are possible", n, PM_BATCH_MAX);
+    PM_TRY(wait_all(s));
+    shape p = {.n = (uint32_t)n, .n_out = logits ? (uint32_t)n : 0, .logits = logits != NULL};
+    PM_TRY(run_batch(s, batch, n, &p));
+    PM_TRY(wait_all(s));
+    if (logits)
+        *logits = pm_slice_map(s->logits_out);
+    return PM_OK;
+}
+
+// ---- generation -------------------------------------------------------------------------------------------------------
+
+pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
+    PM_TRY(check_ids(s, seq, ids, n));
+    PM_TRY(check_sampler(sampler));
+    shape last = {.n_out = 1, .sample = true};
+    s->gen = (generation){.seq = seq};
+    PM_TRY(run_prompt(s, seq, ids, n, &last, sampler, &s->gen.slot));
+    s->gen.running = true;
+    return PM_OK;
+}
+
+// Runs the id that is being drawn, and draws the one after it.
+static pm_status step_ahead(pm_session *s, int slot) {
+    uint32_t *pos = &s->pos[s->gen.seq];
+    PM_TRY(wait_slot(s, slot));
+    PM_TRY(reserve(s, s->gen.seq, *pos + 1));
+    shape p = {.n = 1, .n_out = 1, .kv_bound = kv_class(*pos + 1), .slot = slot, .chained = true, .sample = true};
+    PM_TRY(submit(s, &p));
+    *pos += 1;
+    return PM_OK;
+}
+
+pm_status pm_session_next(pm_session *s, int32_t *id) {
+    generation *g = &s->gen;
+    if (!g->running)
+        return pm_fail(PM_ERR_USAGE, "no generation is running");
+    int other = (g->slot + 1) % N_SLOTS;
+    if (g->slot < 0)
+        return pm_fail(PM_ERR_CONTEXT, "the context of %u is full", s->ctx);
+    bool room = s->pos[g->seq] < s->ctx;
+    if (room)
+        PM_TRY(step_ahead(s, other));
+    PM_TRY(wait_slot(s, g->slot));
+    *id = *(const int32_t *)pm_slice_map(s->results[g->slot]);
+    g->slot = room ? other : -1; // -1: that was the last one
+    g->n_drawn++;
+    s->turn = other + 1;
+    return PM_OK;
+}
+
+pm_status pm_session_end(pm_session *s) {
+    generation *g = &s->gen;
+    if (!g->running)
+        return PM_OK;
+    g->running = false;
+    PM_TRY(wait_all(s));
+    if (g->n_drawn > 0 && g->slot >= 0)
+        pm_session_rewind(s, g->seq, s->pos[g->seq] - 1); // what was run ahead
+    return PM_OK;
+}
+
+// ---- the rest ---------------------------------------------------------------------------------------------------------
+
+uint32_t pm_session_pos(const pm_session *s, int seq) {
+    return s->pos[seq];
+}
+
+void pm_session_rewind(pm_session *s, int seq, uint32_t pos) {
+    if (pos >= s->pos[seq])
+        return;
+    s->pos[seq] = pos;
+    pm_cache_shrink(&s->cache, seq, pos);
+}
+
+void pm_session_cancel(pm_session *s) {
+    s->cancelled = true;
+}
+
+uint32_t pm_session_ctx(const pm_session *s) {
+    return s->ctx;
+}
+
+uint64_t pm_session_bytes(const pm_session *s) {
+    return pm_slabs_bytes(s->slabs);
+}
+
+uint32_t pm_session_logits_stride(const pm_session *s) {
+    return (uint32_t)pm_round_up(s->model->config.vocab_size, PM_BLOCK);
+}
+
+const pm_profile_row *pm_session_profile(const pm_session *s, int *n) {
+    *n = s->n_profile;
+    return s->profile;
+}
+
+int pm_session_n_dispatches(const pm_session *s) {
+    return s->n_dispatches;
+}
+
+void pm_session_set_replay(pm_session *s, bool replay) {
+    s->replay = replay;
+}

@@ -1,0 +1,105 @@
+// Text in and out of a model: the tokenizer (tokenizer.c) and the chat template (chat.c). Part of the public API, by way of
+// pumice.h. All text is UTF-8; sizes are bytes.
+#ifndef PM_TEXT_H
+#define PM_TEXT_H
+
+#include "loader/loader.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- tokenizer --------------------------------------------------------------------------------------------------------
+
+// Byte-level BPE, as the tokenizers library runs a tokenizer.json of the GPT-2 kind. It does not change after opening: several
+// threads may encode and decode with one.
+typedef struct pm_tokenizer pm_tokenizer;
+
+// Builds from the loader's views, which it keeps: the pm_file must outlive it. vocab NULL (a model without a tokenizer) is
+// PM_ERR_UNSUPPORTED; merges of unknown tokens are PM_ERR_FILE, a regex that PCRE2 refuses is PM_ERR_UNSUPPORTED.
+pm_status pm_tokenizer_open(const pm_vocab_data *vocab, pm_tokenizer **tok);
+void pm_tokenizer_close(pm_tokenizer **tok);
+
+typedef enum pm_encode_flags {
+    PM_ENCODE_SPECIAL = 1, // added tokens found in the text (<|im_start|>, <think>) become their ids; else they are plain text
+    PM_ENCODE_REPAIR = 2,  // invalid UTF-8 becomes U+FFFD; else it is PM_ERR_USAGE naming the byte offset
+} pm_encode_flags;
+
+// Encodes `size` bytes, which may contain zeros. *ids (*n of them) is pm_malloc'ed and the caller's to pm_free; NULL when *n is
+// 0. Nothing is put before or after: a bos that vocab->add_bos asks for is the caller's to add.
+pm_status pm_tokenizer_encode(const pm_tokenizer *tok, const char *text, size_t size, unsigned flags, int32_t **ids, size_t *n);
+
+// The bytes that one token stands for, a view into the tokenizer: often no whole character. Added tokens give their text.
+// n == 0 for padding rows and for ids outside the vocabulary.
+pm_str pm_tokenizer_bytes(const pm_tokenizer *tok, int32_t id);
+
+// A control token, which plain text leaves out: <|im_end|> is one; <think> and <tool_call> are not.
+bool pm_tokenizer_is_special(const pm_tokenizer *tok, int32_t id);
+// False for holes and padding rows and outside the vocabulary: such an id must never be sampled.
+bool pm_tokenizer_is_used(const pm_tokenizer *tok, int32_t id);
+// One past the last used id: the model's logits from here on belong to padding rows.
+uint32_t pm_tokenizer_n_used(const pm_tokenizer *tok);
+
+typedef enum pm_decode_flags {
+    PM_DECODE_SKIP_SPECIAL = 1, // control tokens give no text
+} pm_decode_flags;
+
+// Decodes a whole sequence. *text is pm_malloc'ed, the caller's, *size bytes long and followed by a 0. It is always valid
+// UTF-8: every invalid or unfinished sequence becomes one U+FFFD, as Python's errors="replace" does.
+pm_status pm_tokenizer_decode(const pm_tokenizer *tok, const int32_t *ids, size_t n, unsigned flags, char **text, size_t *size);
+
+// The same, one token at a time. A character's bytes may be spread over tokens; the ones that wait for the rest are held here.
+// Zero-initialise. The pieces put together are what pm_tokenizer_decode gives.
+typedef struct pm_utf8_stream {
+    uint8_t held[4]; // the beginning of a character, at most 3 bytes
+    int n;
+} pm_utf8_stream;
+
+// The most bytes that one pm_tokenizer_decode_next or _end can write: allocate once, then nothing is allocated per token.
+size_t pm_tokenizer_text_max(const pm_tokenizer *tok);
+// Writes the text that is complete with this id to `text` (no 0 after it) and returns its size; 0 is usual.
+size_t pm_tokenizer_decode_next(const pm_tokenizer *tok, pm_utf8_stream *stream, int32_t id, unsigned flags, char *text);
+// At the end of the sequence: U+FFFD if a character was left unfinished. The stream is empty again after it.
+size_t pm_tokenizer_decode_end(pm_utf8_stream *stream, char *text);
+
+// ---- chat -------------------------------------------------------------------------------------------------------------
+
+typedef struct pm_chat_tool_call {
+    const char *name;
+    const char *arguments; // JSON text, written as it is (Qwen3 was trained on Python's spacing: {"tz": "UTC", "n": 1})
+} pm_chat_tool_call;
+
+// NULL strings count as empty, except reasoning_content.
+typedef struct pm_chat_message {
+    const char *role; // "system" (or "developer", which means the same), "user", "assistant", "tool"
+    const char *content;
+    const char *reasoning_content; // assistant: the thinking, apart from content; NULL: it may stand in content, up to </think>
+    const pm_chat_tool_call *tool_calls;
+    int n_tool_calls;
+} pm_chat_message;
+
+typedef struct pm_chat_options {
+    bool add_generation_prompt; // end with the beginning of the assistant's turn
+    int enable_thinking;        // -1 not given, 0 false, 1 true: zero switches thinking off
+    const char *const *tools;   // one JSON text each, on one line, in Python's spacing as above; written as they are
+    int n_tools;
+} pm_chat_options;
+
+// What was rendered: the template of Qwen3 and its kin, or plain ChatML because the template is a stranger.
+typedef enum pm_chat_format { PM_CHAT_NONE, PM_CHAT_QWEN3, PM_CHAT_CHATML } pm_chat_format;
+
+// How pm_chat_render will treat this Jinja text; PM_CHAT_NONE: it refuses.
+pm_chat_format pm_chat_recognise(pm_str template_text);
+
+// Renders n >= 1 messages. There is no Jinja here: the Qwen3 family's templates are known by what their text does and are rendered
+// natively, byte for byte; another template with <|im_start|> is taken as plain ChatML without tools, and *format (may be NULL)
+// says so. *text is 0-terminated, pm_malloc'ed and the caller's. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles:
+// PM_ERR_USAGE (the templates would drop such a message in silence).
+// Text of users is not escaped: "<|im_end|>" in it becomes a control token when the result is encoded with PM_ENCODE_SPECIAL.
+pm_status pm_chat_render(pm_str template_text, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text,
+                         pm_chat_format *format);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

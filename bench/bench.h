@@ -1,0 +1,99 @@
+// Private to pumice-bench: the command line, what is measured, and how it is told.
+#ifndef PM_BENCH_H
+#define PM_BENCH_H
+
+#include "app/app.h"
+#include "backend/pumice.h"
+
+enum { BENCH_MAX_LIST = 16, BENCH_MAX_REPETITIONS = 100 };
+enum { BENCH_MD, BENCH_JSON }; // bench_options.output
+
+typedef struct bench_list {
+    uint32_t values[BENCH_MAX_LIST];
+    int n;
+} bench_list;
+
+typedef struct bench_options {
+    const char *model, *device, *peer;
+    const char *prompts, *gens, *depths; // as written: "64,512"
+    bench_list n_prompt, n_gen, n_depth; // what they say
+    uint32_t repetitions, ctx, peer_device;
+    int precision; // of pm_precision
+    int output;
+    bool ops;
+} bench_options;
+
+// The model under test on its device.
+typedef struct bench_subject {
+    pm_device *dev;
+    const pm_device_info *device;
+    pm_model *model;
+    char type[64];           // "qwen3 0.6B Q4_0"
+    uint64_t size, n_params; // bytes and elements of the file's tensors
+    uint64_t load_ns;
+    uint64_t session_bytes; // cache and scratch on the device
+} bench_subject;
+
+// One test, as llama-bench has them: n_prompt tokens at once ("pp64") or n_gen one by one ("tg16"), behind n_depth others.
+typedef struct bench_test {
+    uint32_t n_prompt, n_gen, n_depth;
+} bench_test;
+
+typedef struct bench_samples {
+    uint64_t ns[BENCH_MAX_REPETITIONS];
+    int n;
+    double cpu_seconds; // of all samples together
+} bench_samples;
+
+typedef struct bench_result {
+    bench_test test;
+    bench_samples ours, peer;
+    char test_time[PM_UTC_SIZE]; // when it began
+} bench_result;
+
+// What the peer says of itself.
+typedef struct bench_peer {
+    char build[48], backends[32], type[64];
+} bench_peer;
+
+// ---- main.c -----------------------------------------------------------------------------------------------------------
+
+// From now on the first Ctrl-C cancels this session, where one is given, and is remembered; a second one ends the program at once.
+void bench_watch(pm_session *session);
+bool bench_interrupted(void);
+
+// ---- report.c: what is printed, row by row: what a Ctrl-C leaves is complete ------------------------------------------------
+
+typedef struct bench_report {
+    const bench_options *options;
+    const bench_subject *subject;
+    bench_peer peer; // filled in by the first run of it
+    int n_rows;
+    bool open;
+} bench_report;
+
+// The lines of device and model, and the head of the table.
+void bench_report_begin(bench_report *report);
+// A row; one more for the peer where it has samples.
+pm_status bench_report_result(bench_report *report, const bench_result *result);
+// The row of a kernel in a pass of n_rows behind depth others; `row` sums one pass.
+pm_status bench_report_op(bench_report *report, uint32_t n_rows, uint32_t depth, const pm_profile_row *row);
+void bench_report_end(bench_report *report);
+
+// ---- what is measured -------------------------------------------------------------------------------------------------
+
+// tokens.c: prompts and generation, in turn with the peer where there is one. Ctrl-C is PM_ERR_CANCELLED; finished rows are
+// printed.
+pm_status bench_tokens(const bench_options *options, bench_subject *subject, bench_report *report);
+// ops.c: each kernel of one pass of each shape.
+pm_status bench_ops(const bench_options *options, bench_subject *subject, bench_report *report);
+// peer.c: the peer runs all tests once, in a process of its own; a sample is added to each result.
+pm_status bench_peer_run(const bench_options *options, const bench_subject *subject, bench_peer *peer, bench_result *results,
+                         int n);
+
+// Makes the session's sequence hold exactly ids[0, depth). *filled is how many of them it already began with.
+pm_status bench_fill(pm_session *session, const int32_t *ids, uint32_t depth, uint32_t *filled);
+// n ids, the same in every run: what is in the weights decides nothing. pm_malloc'ed, the caller's.
+pm_status bench_make_ids(const pm_model *model, uint32_t n, int32_t **ids);
+
+#endif

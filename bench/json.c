@@ -1,0 +1,193 @@
+// The report as JSON: llama-bench's fields with its meaning, null where they mean nothing here, and what it does not tell.
+#include "bench/report.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+// Failure of any addition sticks, so that the building below reads straight.
+typedef struct json {
+    cJSON *row;
+    bool failed;
+} json;
+
+static void put(json *j, const char *name, cJSON *item) {
+    if (item && cJSON_AddItemToObject(j->row, name, item))
+        return;
+    cJSON_Delete(item);
+    j->failed = true;
+}
+
+static void put_in(json *j, cJSON *array, cJSON *item) {
+    if (item && cJSON_AddItemToArray(array, item))
+        return;
+    cJSON_Delete(item);
+    j->failed = true;
+}
+
+static void put_text(json *j, const char *name, const char *text) {
+    put(j, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
+}
+
+static void put_number(json *j, const char *name, double number) {
+    put(j, name, cJSON_CreateNumber(number));
+}
+
+// Below zero is unknown.
+static void put_known(json *j, const char *name, double number) {
+    put(j, name, number >= 0 ? cJSON_CreateNumber(number) : cJSON_CreateNull());
+}
+
+static void put_bool(json *j, const char *name, bool value) {
+    put(j, name, cJSON_CreateBool(value));
+}
+
+static void put_nulls(json *j, const char *const *names) {
+    for (; *names; names++)
+        put(j, *names, cJSON_CreateNull());
+}
+
+static void put_matrices(json *j, const pm_device_info *d) {
+    cJSON *list = cJSON_CreateArray();
+    for (int i = 0; i < d->n_coopmats; i++) {
+        const pm_coopmat_info *m = &d->coopmats[i];
+        char text[64];
+        snprintf(text, sizeof(text), "%" PRIu32 "x%" PRIu32 "x%" PRIu32 " %s-%s", m->m, m->n, m->k, m->a, m->c);
+        put_in(j, list, cJSON_CreateString(text));
+    }
+    put(j, "coopmat", list);
+}
+
+static void put_device(json *j, const pm_device_info *d) {
+    char driver[256], api[32], uuid[33];
+    bench_format_driver(d, driver, sizeof(driver));
+    bench_format_version(d->api_version, api);
+    for (int i = 0; i < 16; i++)
+        snprintf(uuid + 2 * i, 3, "%02x", d->device_uuid[i]);
+    put_text(j, "driver_name", d->driver_name);
+    put_text(j, "driver_info", driver);
+    put_number(j, "driver_version", d->driver_version);
+    put_number(j, "driver_id", d->driver_id);
+    put_text(j, "device_uuid", uuid);
+    put_number(j, "vendor_id", d->vendor_id);
+    put_number(j, "device_id", d->device_id);
+    put_text(j, "vulkan_api", api);
+    put_number(j, "subgroup_size", d->subgroup_size);
+    put_bool(j, "fp16", d->f16_arithmetic);
+    put_bool(j, "int8_dot", d->int_dot);
+    put_matrices(j, d);
+}
+
+static void put_model(json *j, const bench_report *r, const char *type) {
+    put_text(j, "model_filename", r->options->model);
+    put_text(j, "model_type", type);
+    put_number(j, "model_size", (double)r->subject->size);
+    put_number(j, "model_n_params", (double)r->subject->n_params);
+}
+
+static void put_engine(json *j, const bench_report *r, bool is_peer) {
+    put_text(j, "engine", is_peer ? "llama.cpp" : "pumice");
+    put_text(j, "build_commit", is_peer ? r->peer.build : PM_VERSION);
+    put_nulls(j, (const char *const[]){"build_number", "cpu_info", NULL});
+    put_text(j, "gpu_info", r->subject->device->name);
+    put_text(j, "backends", is_peer ? r->peer.backends : "Vulkan");
+    put_model(j, r, is_peer ? r->peer.type : r->subject->type);
+}
+
+// Fields of llama-bench that mean nothing here, so that its readers find them.
+static void put_settings(json *j, const bench_report *r) {
+    static const char *const none[] = {"n_batch",       "n_ubatch",      "n_threads",  "cpu_mask",   "cpu_strict",
+                                       "poll",          "n_cpu_moe",     "split_mode", "main_gpu",   "no_kv_offload",
+                                       "devices",       "tensor_split",  "use_mmap",   "embeddings", "tensor_buft_overrides",
+                                       "use_direct_io", "no_op_offload", "no_host",    "repack",     NULL};
+    const char *type = r->options->precision == PM_PRECISION_F32 ? "f32" : "f16";
+    put_text(j, "type_k", type);
+    put_text(j, "type_v", type);
+    put_number(j, "n_gpu_layers", 99);
+    put_bool(j, "flash_attn", true);
+    put_nulls(j, none);
+}
+
+static void put_samples(json *j, const bench_line *l) {
+    cJSON *ns = cJSON_CreateArray(), *ts = cJSON_CreateArray();
+    for (int i = 0; i < l->samples->n; i++) {
+        double time = (double)l->samples->ns[i];
+        cJSON *a = cJSON_CreateNumber(time),
+              *b = cJSON_CreateNumber(bench_tokens_of(&l->result->test) * 1e9 / (time > 0 ? time : 1));
+        put_in(j, ns, a);
+        put_in(j, ts, b);
+    }
+    put(j, "samples_ns", ns);
+    put(j, "samples_ts", ts);
+}
+
+static void put_figures(json *j, const bench_line *l) {
+    const bench_test *t = &l->result->test;
+    put_number(j, "n_prompt", t->n_prompt);
+    put_number(j, "n_gen", t->n_gen);
+    put_number(j, "n_depth", t->n_depth);
+    put_text(j, "test_time", l->result->test_time);
+    put_number(j, "avg_ns", l->f.avg_ns);
+    put_number(j, "stddev_ns", l->f.stddev_ns);
+    put_number(j, "avg_ts", l->f.avg_ts);
+    put_number(j, "stddev_ts", l->f.stddev_ts);
+    put_samples(j, l);
+}
+
+static void put_row(json *j, const bench_report *r, const bench_line *l) {
+    const bench_subject *s = r->subject;
+    double mem = (double)(pm_model_weight_bytes(s->model) + s->session_bytes);
+    put_engine(j, r, l->is_peer);
+    put_settings(j, r);
+    put_figures(j, l);
+    put_device(j, s->device);
+    put_known(j, "load_ms", l->is_peer ? -1 : (double)s->load_ns / 1e6);
+    put_known(j, "mem_bytes", l->is_peer ? -1 : mem);
+    put_known(j, "cpu_s_per_token", l->cpu_seconds);
+    put_known(j, "ratio_to_peer", l->ratio > 0 ? l->ratio : -1);
+}
+
+static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
+    double ns = (double)op->ns, count = (double)op->count;
+    put_engine(j, r, false);
+    put_device(j, r->subject->device);
+    put_number(j, "n_rows", n_rows);
+    put_number(j, "n_depth", depth);
+    put_text(j, "kernel", op->kernel);
+    put_text(j, "where", op->label);
+    put_number(j, "count", count);
+    put_number(j, "avg_ns", ns / count);
+    put_number(j, "bytes", (double)op->bytes / count);
+    put_known(j, "bw_GBps", ns > 0 ? (double)op->bytes / ns : -1);
+}
+
+// Prints the row that `j` holds, and lets it go.
+static pm_status json_print(bench_report *r, json *j) {
+    char *text = j->failed ? NULL : cJSON_Print(j->row);
+    cJSON_Delete(j->row);
+    if (!text)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a row of the report");
+    printf("%s%s", r->n_rows++ ? ",\n" : "\n", text);
+    pm_free(text);
+    return PM_OK;
+}
+
+pm_status bench_json_line(bench_report *r, const bench_line *l) {
+    json j = {.row = cJSON_CreateObject()};
+    put_row(&j, r, l);
+    return json_print(r, &j);
+}
+
+pm_status bench_json_op(bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
+    json j = {.row = cJSON_CreateObject()};
+    put_op(&j, r, n_rows, depth, op);
+    return json_print(r, &j);
+}
+
+void bench_json_begin(void) {
+    printf("[");
+}
+
+void bench_json_end(void) {
+    puts("\n]");
+}

@@ -1,0 +1,223 @@
+// The program `pumice-bench`: measures models and kernels on a device, in the words of llama-bench. This file has the command line,
+// opens what is measured, and closes it; what is done with it is tokens.c and ops.c.
+#include "bench/bench.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- options ----------------------------------------------------------------------------------------------------------
+
+#define AT(field) .offset = offsetof(bench_options, field)
+static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
+static const char *const outputs[] = {[BENCH_MD] = "md", [BENCH_JSON] = "json", NULL};
+enum { MAX_CTX = 1 << 24 };
+
+// clang-format off
+static const app_option options[] = {
+    {.name = "--model", .letter = "-m", .value = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT,
+     .required = true, AT(model)},
+    {.name = "--n-prompt", .letter = "-p", .value = "64,512", .help = "prompts of so many tokens (64); 0: none", .kind = APP_TEXT,
+     AT(prompts)},
+    {.name = "--n-gen", .letter = "-n", .value = "16", .help = "generate so many tokens (16); 0: none", .kind = APP_TEXT, AT(gens)},
+    {.name = "--n-depth", .letter = "-d", .value = "0,4096", .help = "behind so many others (0)", .kind = APP_TEXT, AT(depths)},
+    {.name = "--repetitions", .letter = "-r", .value = "N", .help = "after one warm-up (3)", .kind = APP_U32, .least = 1,
+     .most = BENCH_MAX_REPETITIONS, AT(repetitions)},
+    {.name = "--output", .letter = "-o", .value = "md|json", .help = "md", .kind = APP_WORD, .words = outputs, AT(output)},
+    {.name = "--ops", .help = "each kernel in passes of -p rows (1,8,64)", .kind = APP_FLAG, AT(ops)},
+    {.name = "--peer", .value = "PROGRAM", .help = "run this llama-bench in turn with ours", .kind = APP_TEXT, AT(peer)},
+    {.name = "--peer-device", .value = "N", .help = "the device by the Vulkan loader's count (0)", .kind = APP_U32, .most = 99,
+     AT(peer_device)},
+    {.name = "--device", .letter = "-dev", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
+    {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens; else as many as are needed", .kind = APP_U32,
+     .least = 1, .most = MAX_CTX, AT(ctx)},
+    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
+     AT(precision)},
+};
+// clang-format on
+
+// "64,512"
+static pm_status parse_list(const char *option, const char *text, bench_list *list) {
+    const char *p = text;
+    for (list->n = 0; list->n < BENCH_MAX_LIST; p++) {
+        char *end = NULL;
+        unsigned long long value = *p >= '0' && *p <= '9' ? strtoull(p, &end, 10) : 0;
+        if (!end || (*end && *end != ',') || value > MAX_CTX)
+            return pm_fail(PM_ERR_USAGE, "%s %s: wanted whole numbers up to %d with commas between", option, text, MAX_CTX);
+        list->values[list->n++] = (uint32_t)value;
+        p = end;
+        if (!*p)
+            return PM_OK;
+    }
+    return pm_fail(PM_ERR_USAGE, "%s %s: more than %d numbers", option, text, BENCH_MAX_LIST);
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && !strcmp(text + n - m, end);
+}
+
+static pm_status check_peer(const bench_options *o) {
+    if (o->ops)
+        return pm_fail(PM_ERR_USAGE, "--ops looks into our kernels: it goes without --peer");
+    if (!ends_with(o->model, ".gguf"))
+        return pm_fail(PM_ERR_USAGE, "%s: --peer reads .gguf files only", o->model);
+    if (!pm_path_exists(o->peer))
+        return pm_fail(PM_ERR_USAGE, "--peer %s: there is no such program", o->peer);
+    return PM_OK;
+}
+
+static pm_status read_options(bench_options *o) {
+    if (!o->prompts)
+        o->prompts = o->ops ? "1,8,64" : "64";
+    PM_TRY(parse_list("-p", o->prompts, &o->n_prompt));
+    PM_TRY(parse_list("-n", o->gens, &o->n_gen));
+    PM_TRY(parse_list("-d", o->depths, &o->n_depth));
+    return o->peer ? check_peer(o) : PM_OK;
+}
+
+// ---- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+static pm_session *volatile watched;
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    signal(number, SIG_DFL);
+    interrupted = 1;
+    pm_session *session = watched;
+    if (session)
+        pm_session_cancel(session);
+}
+
+void bench_watch(pm_session *session) {
+    watched = session;
+    if (!interrupted)
+        signal(SIGINT, on_interrupt);
+}
+
+bool bench_interrupted(void) {
+    return interrupted;
+}
+
+// ---- what is measured -------------------------------------------------------------------------------------------------
+
+// The type that most bytes have names a mixed file, as its maker does.
+static void describe(const char *architecture, const uint64_t bytes_of[PM_DTYPE_COUNT], bench_subject *s) {
+    int most = 0;
+    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+        most = bytes_of[i] > bytes_of[most] ? i : most;
+    bool small = s->n_params < 100000000;
+    snprintf(s->type, sizeof(s->type), "%.32s %.2g%s %s", architecture, (double)s->n_params / (small ? 1e6 : 1e9),
+             small ? "M" : "B", pm_dtype_get((pm_dtype)most)->name);
+}
+
+static pm_status look_into(const char *path, bench_subject *s) {
+    pm_file *file;
+    PM_TRY(pm_file_open(path, &file));
+    size_t n;
+    const pm_tensor_view *t = pm_file_tensors(file, &n);
+    uint64_t bytes_of[PM_DTYPE_COUNT] = {0};
+    for (size_t i = 0; i < n; i++) {
+        bytes_of[t[i].dtype] += t[i].size;
+        s->size += t[i].size;
+        s->n_params += t[i].dims[0] * t[i].dims[1] * t[i].dims[2] * t[i].dims[3];
+    }
+    describe(pm_file_config(file)->architecture, bytes_of, s);
+    pm_file_close(&file);
+    return PM_OK;
+}
+
+static pm_status open_subject(const bench_options *o, bench_subject *s) {
+    PM_TRY(look_into(o->model, s));
+    PM_TRY(pm_device_open(o->device, &s->dev));
+    s->device = pm_device_get_info(s->dev);
+    uint64_t began = pm_now_ns();
+    PM_TRY(pm_model_open(s->dev, o->model, NULL, &s->model));
+    s->load_ns = pm_now_ns() - began;
+    return PM_OK;
+}
+
+pm_status bench_make_ids(const pm_model *model, uint32_t n, int32_t **ids) {
+    *ids = pm_calloc(n, sizeof(**ids));
+    if (!*ids)
+        return pm_fail(PM_ERR_MEMORY, "no memory for %" PRIu32 " ids", n);
+    uint32_t x = 1;
+    for (uint32_t i = 0; i < n; i++) {
+        x = x * 1664525 + 1013904223;
+        (*ids)[i] = (int32_t)(((uint64_t)x * pm_model_config(model)->vocab_size) >> 32);
+    }
+    return PM_OK;
+}
+
+pm_status bench_fill(pm_session *session, const int32_t *ids, uint32_t depth, uint32_t *filled) {
+    if (*filled > depth)
+        *filled = depth;
+    pm_session_rewind(session, 0, *filled);
+    if (depth > *filled)
+        PM_TRY(pm_session_eval(session, 0, ids + *filled, depth - *filled, NULL));
+    *filled = depth;
+    return PM_OK;
+}
+
+// ---- the program ------------------------------------------------------------------------------------------------------
+
+int app_exit(pm_status status) {
+    if (status == PM_OK)
+        return APP_EXIT_OK;
+    if (status == PM_ERR_CANCELLED)
+        return APP_EXIT_INTERRUPTED;
+    fprintf(stderr, "pumice-bench: %s\n", pm_error_text());
+    if (status == PM_ERR_USAGE)
+        return APP_EXIT_USAGE;
+    return status == PM_ERR_NO_DEVICE ? APP_EXIT_NO_DEVICE : APP_EXIT_FAILED;
+}
+
+static pm_status measure(bench_options *o, bench_subject *subject) {
+    PM_TRY(read_options(o));
+    PM_TRY(open_subject(o, subject));
+    bench_report report = {.options = o, .subject = subject};
+    bench_watch(NULL);
+    pm_status status = o->ops ? bench_ops(o, subject, &report) : bench_tokens(o, subject, &report);
+    bench_report_end(&report);
+    if (status == PM_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        return pm_fail(PM_ERR_IO, "standard output could not be written");
+    return status;
+}
+
+static int run(int argc, char **argv);
+
+static const app_command command = {
+    .name = "pumice-bench",
+    .summary = "measures a model on a Vulkan device, as llama-bench does: tokens a second, mean and standard deviation",
+    .alone = true,
+    .options = options,
+    .n_options = sizeof(options) / sizeof(*options),
+    .notes = "Ctrl-C keeps the rows that are finished.",
+    .run = run,
+};
+
+static int run(int argc, char **argv) {
+    bench_options o = {.gens = "16", .depths = "0", .repetitions = 3};
+    int exit_code;
+    if (!app_parse(&command, argc, argv, &o, &exit_code))
+        return exit_code;
+    cJSON_Hooks hooks = {.malloc_fn = pm_malloc, .free_fn = pm_free};
+    cJSON_InitHooks(&hooks);
+    bench_subject subject = {.dev = NULL};
+    exit_code = app_exit(measure(&o, &subject));
+    pm_model_close(&subject.model);
+    pm_device_close(&subject.dev);
+    return exit_code;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2 && !strcmp(argv[1], "--version"))
+        return puts("pumice-bench " PM_VERSION) < 0;
+    if (argc > 1)
+        return command.run(argc - 1, argv + 1);
+    fputs("usage: pumice-bench -m MODEL [options]; pumice-bench --help tells more\n", stderr);
+    return APP_EXIT_USAGE;
+}

@@ -1,0 +1,118 @@
+// The report as Markdown: llama-bench's columns, of which scripts read the last two. Others stand between only where they tell
+// something.
+#include "bench/report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static const char *driver_name(const pm_device_info *d) {
+    return d->driver_name[0] ? d->driver_name : "driver";
+}
+
+static void print_heaps(const pm_device_info *d) {
+    for (int i = 0; i < d->n_heaps; i++)
+        printf("%s%s%.1f GiB", i ? " + " : "", d->heaps[i].device_local ? "" : "host ", (double)d->heaps[i].size / (1 << 30));
+}
+
+static void print_matrices(const pm_device_info *d) {
+    printf(" | matrix cores: %s", d->n_coopmats ? "" : "none");
+    for (int i = 0; i < d->n_coopmats; i++) {
+        const pm_coopmat_info *m = &d->coopmats[i];
+        printf("%s%" PRIu32 "x%" PRIu32 "x%" PRIu32 " %s-%s", i ? ", " : "", m->m, m->n, m->k, m->a, m->c);
+    }
+}
+
+static void print_device(const pm_device_info *d) {
+    char driver[256], api[32];
+    bench_format_driver(d, driver, sizeof(driver));
+    bench_format_version(d->api_version, api);
+    printf("%d = %s (%s %s) | Vulkan %s | heaps: ", d->index, d->name, driver_name(d), driver, api);
+    print_heaps(d);
+    printf(" | uma: %d | fp16: %d | bf16: %d | subgroup: %" PRIu32 " | shared memory: %" PRIu32 " | int dot: %d", d->unified_memory,
+           d->f16_arithmetic, d->bf16, d->subgroup_size, d->max_shared, d->int_dot);
+    print_matrices(d);
+    printf("  \n");
+}
+
+static void print_subject(const bench_subject *s, const char *path) {
+    printf("%s: loaded in %.2f s; on the device %.1f MiB of weights", path, (double)s->load_ns / 1e9,
+           (double)pm_model_weight_bytes(s->model) / (1 << 20));
+    if (s->session_bytes)
+        printf(", %.1f MiB of cache and scratch", (double)s->session_bytes / (1 << 20));
+    printf("\n\n");
+}
+
+static bool with_cpu(const bench_report *r) {
+    return r->subject->device->type == PM_DEVICE_CPU;
+}
+
+void bench_md_begin(const bench_report *r) {
+    print_device(r->subject->device);
+    print_subject(r->subject, r->options->model);
+    if (r->options->ops) {
+        puts("| rows             | kernel               | where          | count |    us each |   MiB each |     GB/s |\n"
+             "| ---------------- | -------------------- | -------------- | ----: | ---------: | ---------: | -------: |");
+        return;
+    }
+    bool cpu = with_cpu(r), peer = r->options->peer;
+    printf("| model                          |       size |     params | backend           |%s%s            test |"
+           "                  t/s |\n",
+           cpu ? " CPU s/t |" : "", peer ? "  ratio |" : "");
+    printf("| ------------------------------ | ---------: | ---------: | ----------------- |%s%s --------------: |"
+           " -------------------: |\n",
+           cpu ? " ------: |" : "", peer ? " -----: |" : "");
+}
+
+static void format_size(double bytes, char text[16]) {
+    bool large = bytes >= 1 << 30;
+    snprintf(text, 16, "%.2f %s", bytes / (large ? 1 << 30 : 1 << 20), large ? "GiB" : "MiB");
+}
+
+static void format_params(double n, char text[16]) {
+    bool large = n >= 1e9;
+    snprintf(text, 16, "%.2f %s", n / (large ? 1e9 : 1e6), large ? "B" : "M");
+}
+
+// "pp512 @ d4096"
+static void format_test(const bench_test *t, char text[40]) {
+    int n = snprintf(text, 40, "%s%" PRIu32, t->n_prompt ? "pp" : "tg", t->n_prompt + t->n_gen);
+    if (t->n_depth)
+        snprintf(text + n, (size_t)(40 - n), " @ d%" PRIu32, t->n_depth);
+}
+
+void bench_md_line(const bench_report *r, const bench_line *l) {
+    char size[16], params[16], test[40], rate[40], backend[64];
+    format_size((double)r->subject->size, size);
+    format_params((double)r->subject->n_params, params);
+    format_test(&l->result->test, test);
+    snprintf(rate, sizeof(rate), "%.2f ± %.2f", l->f.avg_ts, l->f.stddev_ts);
+    snprintf(backend, sizeof(backend), l->is_peer ? "%s, llama.cpp" : "%s, Pumice", l->is_peer ? r->peer.backends : "Vulkan");
+    printf("| %-30s | %10s | %10s | %-17s |", r->subject->type, size, params, backend);
+    if (with_cpu(r) && l->cpu_seconds >= 0)
+        printf(" %7.3g |", l->cpu_seconds);
+    else if (with_cpu(r))
+        printf(" %7s |", "");
+    if (r->options->peer && l->ratio > 0)
+        printf(" %6.2f |", l->ratio);
+    else if (r->options->peer)
+        printf(" %6s |", "");
+    printf(" %15s | %21s |\n", test, rate); // 21 bytes: ± is two
+}
+
+static void format_rows(uint32_t n_rows, uint32_t depth, char text[40]) {
+    int n = snprintf(text, 40, "%" PRIu32, n_rows);
+    if (depth)
+        snprintf(text + n, (size_t)(40 - n), " @ d%" PRIu32, depth);
+}
+
+void bench_md_op(uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
+    char rows[40];
+    format_rows(n_rows, depth, rows);
+    double ns = (double)op->ns, bytes = (double)op->bytes, count = (double)op->count;
+    printf("| %-16s | %-20s | %-14s | %5" PRIu64 " | %10.1f | %10.3f | %8.2f |\n", rows, op->kernel, op->label, op->count,
+           ns / 1e3 / count, bytes / (1 << 20) / count, ns > 0 ? bytes / ns : 0);
+}
+
+void bench_md_end(const bench_report *r) {
+    printf("\nbuild: " PM_VERSION "%s%s\n", r->peer.build[0] ? ", peer: " : "", r->peer.build);
+}

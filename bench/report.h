@@ -1,0 +1,39 @@
+// Private to the report: figures, and the two ways to print them. Rows of JSON can run out of memory, Markdown cannot fail.
+#ifndef PM_BENCH_REPORT_H
+#define PM_BENCH_REPORT_H
+
+#include "bench/bench.h"
+
+typedef struct bench_figures {
+    double avg_ns, stddev_ns, avg_ts, stddev_ts;
+} bench_figures;
+
+// What is printed of one engine's samples of a test.
+typedef struct bench_line {
+    const bench_result *result;
+    const bench_samples *samples;
+    bench_figures f;
+    bool is_peer;
+    double ratio;       // to the peer; 0: unknown
+    double cpu_seconds; // a token; below 0: unknown
+} bench_line;
+
+// ---- report.c ---------------------------------------------------------------------------------------------------------
+
+double bench_tokens_of(const bench_test *test);
+void bench_format_version(uint32_t version, char text[32]); // of Vulkan
+void bench_format_driver(const pm_device_info *device, char *text, size_t size);
+
+// ---- md.c, json.c -----------------------------------------------------------------------------------------------------
+
+void bench_md_begin(const bench_report *report);
+void bench_md_line(const bench_report *report, const bench_line *line);
+void bench_md_op(uint32_t n_rows, uint32_t depth, const pm_profile_row *op);
+void bench_md_end(const bench_report *report);
+
+void bench_json_begin(void);
+pm_status bench_json_line(bench_report *report, const bench_line *line);
+pm_status bench_json_op(bench_report *report, uint32_t n_rows, uint32_t depth, const pm_profile_row *op);
+void bench_json_end(void);
+
+#endif

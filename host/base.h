@@ -1,0 +1,194 @@
+// The vocabulary every room may use: status, log, memory, checked sizes, data types, and what an operating system offers.
+// It includes nothing of ours. base.c is portable; os.c is the only file with #ifdef _WIN32 or __ANDROID__.
+#ifndef PM_BASE_H
+#define PM_BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define PM_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#else
+#define PM_PRINTF(text, first)
+#endif
+
+// ---- status -----------------------------------------------------------------------------------------------------------
+
+typedef enum pm_status {
+    PM_OK = 0,
+    PM_ERR_USAGE = -1,         // an argument or option that makes no sense
+    PM_ERR_IO = -2,            // the operating system refused: open, read, map, write
+    PM_ERR_FILE = -3,          // a file is not what it says it is
+    PM_ERR_UNSUPPORTED = -4,   // a well-formed file or request that we do not run
+    PM_ERR_MEMORY = -5,        // no host memory
+    PM_ERR_NO_DEVICE = -6,     // no Vulkan loader, driver, device or compute queue
+    PM_ERR_DEVICE_MEMORY = -7, // does not fit the device
+    PM_ERR_DEVICE = -8,        // a Vulkan call failed
+    PM_ERR_DEVICE_LOST = -9,   // VK_ERROR_DEVICE_LOST: rebuild the session on a new device
+    PM_ERR_CONTEXT = -10,      // the context is full
+    PM_ERR_CANCELLED = -11,    // the caller asked to stop
+} pm_status;
+
+// Keeps one line of text for this thread and returns `status`, so that a failing function ends `return pm_fail(...)`.
+// The line says what was wrong and where (file, tensor, device); no newline.
+pm_status pm_fail(pm_status status, const char *format, ...) PM_PRINTF(2, 3);
+
+// The line of the last pm_fail of this thread; "" when there was none. Valid until the next pm_fail of this thread.
+const char *pm_error_text(void);
+
+#define PM_TRY(call)                      \
+    do {                                  \
+        pm_status pm_try_status = (call); \
+        if (pm_try_status != PM_OK)       \
+            return pm_try_status;         \
+    } while (0)
+
+// ---- log --------------------------------------------------------------------------------------------------------------
+
+typedef enum pm_log_level { PM_LOG_ERROR, PM_LOG_WARN, PM_LOG_INFO, PM_LOG_DEBUG } pm_log_level;
+
+// One line to stderr, or to the function set with pm_log_to; lines above the level (WARN at start) are dropped.
+void pm_log(pm_log_level level, const char *format, ...) PM_PRINTF(2, 3);
+void pm_log_set_level(pm_log_level level);
+void pm_log_to(void (*sink)(pm_log_level level, const char *line, void *user), void *user);
+
+// ---- memory -----------------------------------------------------------------------------------------------------------
+
+// Every allocation of ours goes through these, so that a test can make the n-th one fail. NULL on failure, no message:
+// the caller ends with pm_fail(PM_ERR_MEMORY, ...). pm_calloc checks count * size for overflow. pm_free(NULL) is fine.
+void *pm_malloc(size_t size);
+void *pm_calloc(size_t count, size_t size);
+void *pm_realloc(void *old, size_t size);
+void pm_free(void *p);
+
+// For tests: the n-th allocation from now (1 = the next) and all after it fail; 0 switches it off. Thread-safe.
+void pm_alloc_fail_after(long n);
+// Allocations made since the last pm_alloc_fail_after.
+long pm_alloc_count(void);
+
+// Many small things that live and die together. Zero-initialise; close frees all of it.
+typedef struct pm_arena {
+    struct pm_arena_block *blocks;
+} pm_arena;
+void *pm_arena_alloc(pm_arena *arena, size_t size); // zeroed, 16-byte aligned; NULL on failure
+void pm_arena_close(pm_arena *arena);
+
+// *out = a * b or a + b; PM_ERR_FILE when it does not fit 64 bits (sizes come from files).
+pm_status pm_mul_size(uint64_t a, uint64_t b, uint64_t *out);
+pm_status pm_add_size(uint64_t a, uint64_t b, uint64_t *out);
+
+static inline uint64_t pm_round_up(uint64_t value, uint64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+// A view of bytes that somebody else owns; not 0-terminated.
+typedef struct pm_str {
+    const char *p;
+    size_t n;
+} pm_str;
+#define PM_STR(literal) ((pm_str){(literal), sizeof(literal) - 1})
+bool pm_str_is(pm_str s, const char *text);
+
+// ---- data types -------------------------------------------------------------------------------------------------------
+
+// name, ggml's type number (gguf files), elements a block, bytes a block
+#define PM_DTYPES(X)           \
+    X(F32, "F32", 0, 1, 4)     \
+    X(F16, "F16", 1, 1, 2)     \
+    X(BF16, "BF16", 30, 1, 2)  \
+    X(Q8_0, "Q8_0", 8, 32, 34) \
+    X(Q4_0, "Q4_0", 2, 32, 18)
+
+typedef enum pm_dtype {
+#define X(id, name, ggml, elements, bytes) PM_##id,
+    PM_DTYPES(X)
+#undef X
+        PM_DTYPE_COUNT
+} pm_dtype;
+
+typedef struct pm_dtype_info {
+    const char *name;
+    uint32_t ggml; // the type's number in a gguf file
+    uint32_t block_elements;
+    uint32_t block_bytes;
+} pm_dtype_info;
+const pm_dtype_info *pm_dtype_get(pm_dtype dtype);
+
+// IEEE half and bfloat16 to float and back (round to nearest even; overflow becomes infinity).
+float pm_f16_to_f32(uint16_t h);
+uint16_t pm_f32_to_f16(float f);
+float pm_bf16_to_f32(uint16_t b);
+uint16_t pm_f32_to_bf16(float f);
+
+// ---- operating system (os.c) ------------------------------------------------------------------------------------------
+
+// A read-only mapping of a whole file. Zero-initialise; close takes half-built ones. An empty file maps to size 0, data NULL.
+typedef struct pm_map {
+    const uint8_t *data;
+    uint64_t size;
+    void *handle;
+} pm_map;
+pm_status pm_map_open(const char *path, pm_map *map);
+void pm_map_close(pm_map *map);
+// The bytes [offset, offset + size) will not be read again soon: the system may drop them from this process.
+void pm_map_forget(const pm_map *map, uint64_t offset, uint64_t size);
+
+bool pm_path_is_dir(const char *path);
+bool pm_path_exists(const char *path);
+
+// The per-user folder for caches ($XDG_CACHE_HOME/pumice, ~/.cache/pumice, %LOCALAPPDATA%\pumice), made if missing; false
+// where there is none to be had (a read-only home). PUMICE_CACHE overrides it; empty there means none.
+bool pm_cache_dir(char *path, size_t size);
+
+// Reads a whole small file (at most `limit` bytes) into pm_malloc'ed memory with a 0 after it; the caller frees.
+pm_status pm_file_read(const char *path, size_t limit, char **data, size_t *size);
+// Writes to a temporary name beside `path`, then renames: a reader sees the old file or the new one, never half.
+pm_status pm_file_write_atomic(const char *path, const void *data, size_t size);
+// Writes into the file itself, which may be a device or a pipe.
+pm_status pm_file_write(const char *path, const void *data, size_t size);
+
+// Reads standard input to its end, like pm_file_read.
+pm_status pm_stdin_read(size_t limit, char **data, size_t *size);
+// Does a person sit behind the descriptor 0, 1 or 2 of this process?
+bool pm_is_terminal(int descriptor);
+
+// Monotonic nanoseconds.
+uint64_t pm_now_ns(void);
+// Seconds that all threads of this process, a driver's too, have kept a core busy; 0 where unknown.
+double pm_cpu_seconds(void);
+// The date and time of day: "2026-11-24T00:14:12Z".
+enum { PM_UTC_SIZE = 24 };
+void pm_utc_text(char text[PM_UTC_SIZE]);
+
+// Another program to run: looked for in PATH where argv[0] has no slash.
+typedef struct pm_program {
+    const char *const *argv; // ended by NULL
+    const char *const *env;  // "NAME=value" to change in the environment, ended by NULL; may be NULL
+    bool quiet;              // what it writes to stderr is dropped
+} pm_program;
+// Runs it to its end and collects what it writes to stdout, like pm_file_read. *exit_code is 128 and the signal's number where one
+// ended it. A signal handler of ours that runs meanwhile ends it: PM_ERR_CANCELLED. PM_ERR_UNSUPPORTED on Windows.
+pm_status pm_program_run(const pm_program *program, size_t limit, char **out, size_t *size, int *exit_code);
+
+// Cores that threads of ours can use; at least 1.
+int pm_cpu_count(void);
+
+// Runs work(user, i) for i in [0, n) on up to pm_cpu_count() threads and returns when all are done.
+void pm_parallel_for(int n, void (*work)(void *user, int i), void *user);
+
+// Memory that programs may still take without swapping, 0 where unknown.
+uint64_t pm_free_ram(void);
+
+// Peak resident bytes of this process, 0 where unknown.
+uint64_t pm_peak_rss(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

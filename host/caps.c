@@ -1,0 +1,256 @@
+// What each kind of device is given to work with, and the only place for vendor and driver names and PM_* overrides.
+#include "host/caps.h"
+#include "volk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// ---- the numbers ------------------------------------------------------------------------------------------------------
+
+// A device class and where its kernels start from. First guesses: the tuner is to replace them with measurements.
+typedef struct profile {
+    pm_matvec_shape matvec, matvec_batch;
+    bool use_tiles;
+    uint32_t attend_split, max_chunk;
+} profile;
+
+// A software driver runs the lanes of a subgroup as SIMD slots of one core: a lane a row, so that nothing is summed across.
+static const profile cpu_profile = {
+    // 8 rows share each load of x: 3 times the speed of 2 rows on lavapipe 22.3, 1.6 times on 26.2 (Qwen3-0.6B shapes, Q4_0)
+    // 4 columns: 8 are 4 % faster and take LLVM twice as long to compile.
+    .matvec = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 4},
+    .matvec_batch = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 4},
+    .use_tiles = false,
+    .attend_split = 1024,
+    .max_chunk = 64,
+};
+
+// A GPU wants neighbouring lanes on neighbouring words of one row.
+static const profile gpu_profile = {
+    .matvec = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
+    .matvec_batch = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
+    .use_tiles = true,
+    .attend_split = 256,
+    .max_chunk = 256,
+};
+
+// Drivers end a submission after 2 s at the least (Windows' watchdog; amdgpu on Linux 7). 32 rows of a 4B model are 233 GFLOP:
+// within it for a phone or an integrated GPU that reaches 150 GFLOP/s.
+enum { SLOW_GPU_CHUNK = 32 };
+
+// ---- overrides --------------------------------------------------------------------------------------------------------
+
+static void bad_override(const char *name, const char *text, const char *wanted) {
+    pm_log(PM_LOG_WARN, "%s=%s ignored: %s", name, text, wanted);
+}
+
+// Reads a decimal number at *text that ends at `end`, and steps behind it.
+static bool read_number(const char **text, char end, uint64_t *value) {
+    char *stop;
+    if (**text < '0' || **text > '9')
+        return false;
+    *value = strtoull(*text, &stop, 10);
+    if (*stop != end)
+        return false;
+    *text = end ? stop + 1 : stop;
+    return true;
+}
+
+// *value = the variable's number where it is set and within [least, most].
+static void override_number(const char *name, uint64_t least, uint64_t most, uint64_t *value) {
+    const char *text = getenv(name), *p = text;
+    uint64_t number;
+    if (!text || !*text)
+        return;
+    if (read_number(&p, 0, &number) && number >= least && number <= most)
+        *value = number;
+    else
+        bad_override(name, text, "not a number in the range of this device");
+}
+
+static void override_u32(const char *name, uint32_t least, uint32_t most, uint32_t *value) {
+    uint64_t wide = *value;
+    override_number(name, least, most, &wide);
+    *value = (uint32_t)wide;
+}
+
+static bool shape_fits(const uint64_t v[4], const pm_device_info *info) {
+    uint64_t workgroup = v[0], lanes = v[1], rows = v[2], max_cols = v[3];
+    bool lanes_fit = lanes && (lanes & (lanes - 1)) == 0 && workgroup % lanes == 0;
+    return workgroup && workgroup <= info->max_invocations && lanes_fit && rows >= 2 && rows <= 64 && rows % 2 == 0 && max_cols &&
+           max_cols <= 64;
+}
+
+static void override_shape(const char *name, const pm_device_info *info, pm_matvec_shape *shape) {
+    const char *text = getenv(name), *p = text;
+    uint64_t v[4];
+    if (!text || !*text)
+        return;
+    for (int i = 0; i < 4; i++) {
+        if (!read_number(&p, i < 3 ? ',' : 0, &v[i])) {
+            bad_override(name, text, "wanted four numbers: workgroup,lanes,rows,max_cols");
+            return;
+        }
+    }
+    if (!shape_fits(v, info)) {
+        bad_override(name, text,
+                     "wanted a workgroup this device takes, lanes a power of two that divides it, even rows, columns up to 64");
+        return;
+    }
+    *shape = (pm_matvec_shape){(uint32_t)v[0], (uint32_t)v[1], (uint32_t)v[2], (uint32_t)v[3]};
+}
+
+static uint32_t need_by_name(const char *name, size_t n) {
+    static const struct {
+        const char *name;
+        uint32_t bit;
+    } needs[] = {{"subgroup", PM_NEED_SUBGROUP}, {"f16", PM_NEED_F16}, {"int_dot", PM_NEED_INT_DOT}, {"coopmat", PM_NEED_COOPMAT}};
+    for (size_t i = 0; i < sizeof(needs) / sizeof(*needs); i++)
+        if (strlen(needs[i].name) == n && !memcmp(needs[i].name, name, n))
+            return needs[i].bit;
+    return 0;
+}
+
+static uint32_t without(void) {
+    const char *text = getenv("PM_WITHOUT");
+    uint32_t bits = 0;
+    for (const char *p = text; p && *p;) {
+        size_t n = strcspn(p, ",");
+        uint32_t bit = need_by_name(p, n);
+        if (!bit && n)
+            bad_override("PM_WITHOUT", text, "known are subgroup, f16, int_dot, coopmat");
+        bits |= bit;
+        p += n + (p[n] == ',');
+    }
+    return bits;
+}
+
+// ---- filling ----------------------------------------------------------------------------------------------------------
+
+static bool has_coopmat(const pm_device_info *info) {
+    for (int i = 0; i < info->n_coopmats; i++)
+        if (!strcmp(info->coopmats[i].a, "f16") && !strcmp(info->coopmats[i].c, "f32"))
+            return true;
+    return false;
+}
+
+static uint32_t has(const pm_device_info *info) {
+    uint32_t bits = 0;
+    if (info->subgroup_arithmetic)
+        bits |= PM_NEED_SUBGROUP;
+    if (info->f16_arithmetic && info->f16_storage)
+        bits |= PM_NEED_F16;
+    if (info->int_dot)
+        bits |= PM_NEED_INT_DOT;
+    if (has_coopmat(info))
+        bits |= PM_NEED_COOPMAT;
+    return bits & ~without();
+}
+
+static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
+    uint32_t tiles = caps->use_tiles, staging = 0;
+    override_shape("PM_MATVEC", info, &caps->matvec);
+    override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
+    override_u32("PM_TILES", 0, 1, &tiles);
+    override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
+    override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
+    override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);
+    override_u32("PM_STAGING", 0, 1, &staging);
+    caps->use_tiles = tiles;
+    caps->map_device = caps->map_device && !staging;
+}
+
+void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
+    const profile *p = info->type == PM_DEVICE_CPU ? &cpu_profile : &gpu_profile;
+    *caps = (pm_caps){
+        .has = has(info),
+        .matvec = p->matvec,
+        .matvec_batch = p->matvec_batch,
+        .use_tiles = p->use_tiles,
+        .max_binding = info->max_binding,
+        .max_groups = info->max_groups[0],
+        .attend_split = p->attend_split,
+        .max_chunk = p == &gpu_profile && info->type != PM_DEVICE_DISCRETE ? SLOW_GPU_CHUNK : p->max_chunk,
+        .map_device = info->unified_memory,
+    };
+    apply_overrides(info, caps);
+}
+
+bool pm_caps_wants_graphics_queue(void) {
+    const char *text = getenv("PM_QUEUE");
+    if (text && *text && strcmp(text, "graphics") && strcmp(text, "compute"))
+        bad_override("PM_QUEUE", text, "wanted graphics or compute");
+    return text && !strcmp(text, "graphics");
+}
+
+// ---- ranking ----------------------------------------------------------------------------------------------------------
+
+static bool is_layered(const pm_device_info *info) {
+    return info->driver_id == VK_DRIVER_ID_MESA_DOZEN; // Vulkan on top of Direct3D 12
+}
+
+// Of several drivers for one GPU: smaller is better. AMD's order is ggml's; anything layered comes last.
+static int driver_order(const pm_device_info *info) {
+    static const uint32_t amd[] = {VK_DRIVER_ID_MESA_RADV, VK_DRIVER_ID_AMD_OPEN_SOURCE, VK_DRIVER_ID_AMD_PROPRIETARY};
+    if (is_layered(info))
+        return 100;
+    for (int i = 0; i < 3; i++)
+        if (info->driver_id == amd[i])
+            return i;
+    return 0;
+}
+
+static uint64_t device_local_bytes(const pm_device_info *info) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < info->n_heaps; i++)
+        bytes += info->heaps[i].device_local ? info->heaps[i].size : 0;
+    return bytes;
+}
+
+// Discrete before integrated and so on, a native driver before a layered one, much memory before little; else the loader's order.
+static int compare_devices(const void *left, const void *right) {
+    const pm_device_info *a = left, *b = right;
+    if (a->type != b->type)
+        return a->type < b->type ? -1 : 1;
+    if (is_layered(a) != is_layered(b))
+        return is_layered(a) ? 1 : -1;
+    uint64_t a_bytes = device_local_bytes(a), b_bytes = device_local_bytes(b);
+    if (a_bytes != b_bytes)
+        return a_bytes > b_bytes ? -1 : 1;
+    return a->index - b->index;
+}
+
+// A driver's UUID of the device is the same across drivers where they follow the specification; the PCI address tells where one
+// does not; a layered driver knows neither, only which model it is.
+static bool same_gpu(const pm_device_info *a, const pm_device_info *b) {
+    static const uint8_t no_uuid[16];
+    if (memcmp(a->device_uuid, no_uuid, 16) && !memcmp(a->device_uuid, b->device_uuid, 16))
+        return true;
+    if (a->has_pci && b->has_pci)
+        return !memcmp(a->pci, b->pci, sizeof(a->pci));
+    return is_layered(a) != is_layered(b) && a->vendor_id == b->vendor_id && a->device_id == b->device_id;
+}
+
+// Of the entries of one GPU the first is to be kept, whatever type and memory each driver reports.
+static int compare_drivers(const void *left, const void *right) {
+    const pm_device_info *a = left, *b = right;
+    int order = driver_order(a) - driver_order(b);
+    return order ? order : a->index - b->index;
+}
+
+static bool is_twin(const pm_device_info *info, const pm_device_info *kept, int n_kept) {
+    for (int i = 0; i < n_kept; i++)
+        if (same_gpu(info, &kept[i]))
+            return true;
+    return false;
+}
+
+int pm_caps_rank(pm_device_info *infos, int n) {
+    int n_kept = 0;
+    qsort(infos, (size_t)n, sizeof(*infos), compare_drivers);
+    for (int i = 0; i < n; i++)
+        if (!is_twin(&infos[i], infos, n_kept))
+            infos[n_kept++] = infos[i];
+    qsort(infos, (size_t)n_kept, sizeof(*infos), compare_devices);
+    return n_kept;
+}

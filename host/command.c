@@ -1,0 +1,514 @@
+// Recording, submitting and timing. A command owns everything a recording needs, so it can be submitted again and again, and two
+// commands can be in flight at once. Barriers are decided in one place: order().
+#include "host/vk.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    MAX_RANGES = 128,          // remembered since the last barrier; when there is no room for more, a barrier makes some
+    SETS_PER_POOL = 256,       // descriptor sets of one pool
+    QUERIES_PER_POOL = 1024,   // timestamps of one pool
+    WAIT_SLICE_NS = 100000000, // a lost device shows between slices even where its fence never comes
+};
+
+typedef enum cmd_state { CMD_EMPTY, CMD_RECORDING, CMD_REHEARSING, CMD_REHEARSED, CMD_READY, CMD_RUNNING } cmd_state;
+
+typedef struct range_list {
+    pm_slice ranges[MAX_RANGES];
+    int n;
+} range_list;
+
+struct pm_cmd {
+    pm_device *dev;
+    const char *name;
+    cmd_state state;
+    pm_status status; // the first error of the recording; it sticks until the next begin
+    char error[512];  // its line: by the time of pm_cmd_end another one may stand in pm_error_text
+    VkCommandPool pool;
+    VkCommandBuffer vk;
+    VkFence fence;
+    VkPipeline bound;
+    range_list reads, writes; // since the last barrier
+    VkDescriptorPool *set_pools;
+    int n_set_pools, n_sets; // sets taken, over all pools
+    int n_dispatches;
+    pm_kernel_use *uses; // of a rehearsal
+    int n_uses, uses_capacity;
+    bool profile, timed; // wanted; and done in what is recorded now
+    const char *label;
+    pm_timing *timings;
+    int n_timings, timings_capacity;
+    VkQueryPool *query_pools;
+    int n_query_pools, n_queries; // timestamps taken, over all pools: one at the start and one after each timing
+};
+
+// `array` of *capacity elements of `size` bytes, moved and grown where it is full with n; NULL (and `array` as it was) without
+// memory.
+static void *with_room(void *array, int *capacity, int n, size_t size) {
+    if (n < *capacity)
+        return array;
+    int wanted = *capacity ? 2 * *capacity : 64;
+    void *grown = pm_realloc(array, (size_t)wanted * size);
+    if (grown)
+        *capacity = wanted;
+    else
+        pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+    return grown;
+}
+
+// ---- open, close ------------------------------------------------------------------------------------------------------
+
+static pm_status open_objects(pm_cmd *cmd) {
+    pm_device *dev = cmd->dev;
+    VkCommandPoolCreateInfo pool_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                         .queueFamilyIndex = dev->queue_family};
+    VK_TRY(dev->fn.vkCreateCommandPool(dev->vk, &pool_info, NULL, &cmd->pool));
+    VkCommandBufferAllocateInfo buffer_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                               .commandPool = cmd->pool,
+                                               .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                               .commandBufferCount = 1};
+    VK_TRY(dev->fn.vkAllocateCommandBuffers(dev->vk, &buffer_info, &cmd->vk));
+    VkFenceCreateInfo fence_info = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
+    VK_TRY(dev->fn.vkCreateFence(dev->vk, &fence_info, NULL, &cmd->fence));
+    pm_vk_name(dev, VK_OBJECT_TYPE_COMMAND_BUFFER, (uint64_t)(uintptr_t)cmd->vk, cmd->name);
+    pm_vk_name(dev, VK_OBJECT_TYPE_FENCE, (uint64_t)cmd->fence, cmd->name);
+    return PM_OK;
+}
+
+pm_status pm_cmd_open(pm_device *dev, const char *name, pm_cmd **out) {
+    *out = NULL;
+    pm_cmd *cmd = pm_calloc(1, sizeof(*cmd));
+    if (!cmd)
+        return pm_fail(PM_ERR_MEMORY, "no memory for the command %s", name);
+    cmd->dev = dev;
+    cmd->name = name;
+    pm_status status = open_objects(cmd);
+    if (status != PM_OK)
+        pm_cmd_close(&cmd);
+    *out = cmd;
+    return status;
+}
+
+void pm_cmd_close(pm_cmd **closing) {
+    pm_cmd *cmd = *closing;
+    *closing = NULL;
+    if (!cmd)
+        return;
+    pm_cmd_wait(cmd);
+    struct VolkDeviceTable *fn = &cmd->dev->fn;
+    for (int i = 0; i < cmd->n_set_pools; i++)
+        fn->vkDestroyDescriptorPool(cmd->dev->vk, cmd->set_pools[i], NULL);
+    for (int i = 0; i < cmd->n_query_pools; i++)
+        fn->vkDestroyQueryPool(cmd->dev->vk, cmd->query_pools[i], NULL);
+    fn->vkDestroyFence(cmd->dev->vk, cmd->fence, NULL);
+    fn->vkDestroyCommandPool(cmd->dev->vk, cmd->pool, NULL); // and its command buffer
+    pm_free(cmd->set_pools);
+    pm_free(cmd->query_pools);
+    pm_free(cmd->uses);
+    pm_free(cmd->timings);
+    pm_free(cmd);
+}
+
+pm_device *pm_cmd_device(const pm_cmd *cmd) {
+    return cmd->dev;
+}
+
+int pm_cmd_n_dispatches(const pm_cmd *cmd) {
+    return cmd->n_dispatches;
+}
+
+// ---- the sticky error -------------------------------------------------------------------------------------------------
+
+void pm_cmd_fail(pm_cmd *cmd, pm_status status) {
+    if (cmd->status != PM_OK || status == PM_OK)
+        return;
+    cmd->status = status;
+    snprintf(cmd->error, sizeof(cmd->error), "%s", pm_error_text());
+}
+
+bool pm_cmd_ok(const pm_cmd *cmd) {
+    return cmd->status == PM_OK;
+}
+
+// The first error again, with its line.
+static pm_status sticky_status(const pm_cmd *cmd) {
+    return cmd->status == PM_OK ? PM_OK : pm_fail(cmd->status, "%s", cmd->error);
+}
+
+// Whether recording functions still have something to do.
+static bool is_open(const pm_cmd *cmd) {
+    assert(cmd->state == CMD_RECORDING || cmd->state == CMD_REHEARSING);
+    return cmd->status == PM_OK;
+}
+
+// ---- barriers ---------------------------------------------------------------------------------------------------------
+
+static const VkPipelineStageFlags our_stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
+static const VkAccessFlags our_writes = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
+
+// All that was written before it can be read and written after it, by any kernel or copy.
+static void put_barrier(pm_cmd *cmd) {
+    VkMemoryBarrier memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                              .srcAccessMask = our_writes,
+                              .dstAccessMask = our_writes | VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT};
+    cmd->dev->fn.vkCmdPipelineBarrier(cmd->vk, our_stages, our_stages, 0, 1, &memory, 0, NULL, 0, NULL);
+    cmd->reads.n = cmd->writes.n = 0;
+}
+
+// All that was written can be read by the host once the fence has come.
+static void put_host_barrier(pm_cmd *cmd) {
+    VkMemoryBarrier memory = {
+        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = our_writes, .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
+    cmd->dev->fn.vkCmdPipelineBarrier(cmd->vk, our_stages, VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &memory, 0, NULL, 0, NULL);
+}
+
+static bool overlaps_any(const range_list *list, pm_slice slice) {
+    for (int i = 0; i < list->n; i++) {
+        const pm_slice *range = &list->ranges[i];
+        if (range->buffer == slice.buffer && range->offset < slice.offset + slice.size &&
+            slice.offset < range->offset + range->size)
+            return true;
+    }
+    return false;
+}
+
+// Puts a barrier where what comes next must wait for what is already recorded: it reads or writes what was written, or writes
+// what was read. Slices without a buffer are skipped.
+static void order(pm_cmd *cmd, const pm_slice *reads, int n_reads, const pm_slice *writes, int n_writes) {
+    bool wait = cmd->reads.n + n_reads > MAX_RANGES || cmd->writes.n + n_writes > MAX_RANGES;
+    for (int i = 0; i < n_reads && !wait; i++)
+        wait = reads[i].buffer && overlaps_any(&cmd->writes, reads[i]);
+    for (int i = 0; i < n_writes && !wait; i++)
+        wait = writes[i].buffer && (overlaps_any(&cmd->writes, writes[i]) || overlaps_any(&cmd->reads, writes[i]));
+    if (wait)
+        put_barrier(cmd);
+    for (int i = 0; i < n_reads; i++)
+        if (reads[i].buffer)
+            cmd->reads.ranges[cmd->reads.n++] = reads[i];
+    for (int i = 0; i < n_writes; i++)
+        if (writes[i].buffer)
+            cmd->writes.ranges[cmd->writes.n++] = writes[i];
+}
+
+// ---- times ------------------------------------------------------------------------------------------------------------
+
+static pm_status add_query_pool(pm_cmd *cmd) {
+    VkQueryPool *grown = pm_realloc(cmd->query_pools, (size_t)(cmd->n_query_pools + 1) * sizeof(*grown));
+    if (!grown)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+    cmd->query_pools = grown;
+    VkQueryPoolCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = QUERIES_PER_POOL};
+    VK_TRY(cmd->dev->fn.vkCreateQueryPool(cmd->dev->vk, &info, NULL, &grown[cmd->n_query_pools]));
+    cmd->n_query_pools++;
+    return PM_OK;
+}
+
+static void put_timestamp(pm_cmd *cmd) {
+    if (cmd->dev->info.timestamp_bits == 0)
+        return;
+    int pool = cmd->n_queries / QUERIES_PER_POOL, query = cmd->n_queries % QUERIES_PER_POOL;
+    if (pool == cmd->n_query_pools) {
+        pm_cmd_fail(cmd, add_query_pool(cmd));
+        if (!pm_cmd_ok(cmd))
+            return;
+    }
+    if (query == 0)
+        cmd->dev->fn.vkCmdResetQueryPool(cmd->vk, cmd->query_pools[pool], 0, QUERIES_PER_POOL);
+    cmd->dev->fn.vkCmdWriteTimestamp(cmd->vk, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, cmd->query_pools[pool], (uint32_t)query);
+    cmd->n_queries++;
+}
+
+// Closes the time of what was just recorded. One timestamp each: a time is the difference to the one before it, so the times
+// add up to the whole, waits included, and of two kernels that overlap the second shows what it took longer.
+static void put_timing(pm_cmd *cmd, const char *kernel, uint64_t bytes) {
+    if (!cmd->timed)
+        return;
+    pm_timing *timings = with_room(cmd->timings, &cmd->timings_capacity, cmd->n_timings, sizeof(*timings));
+    if (!timings) {
+        pm_cmd_fail(cmd, PM_ERR_MEMORY);
+        return;
+    }
+    cmd->timings = timings;
+    cmd->timings[cmd->n_timings++] = (pm_timing){.kernel = kernel, .label = cmd->label, .bytes = bytes};
+    put_timestamp(cmd);
+}
+
+void pm_cmd_profile(pm_cmd *cmd, bool on) {
+    cmd->profile = on;
+}
+
+void pm_cmd_label(pm_cmd *cmd, const char *label) {
+    cmd->label = label;
+}
+
+const pm_timing *pm_cmd_timings(pm_cmd *cmd, int *n) {
+    assert(cmd->state != CMD_RUNNING);
+    *n = cmd->n_timings;
+    const pm_device_info *info = &cmd->dev->info;
+    uint64_t mask = info->timestamp_bits < 64 ? ((uint64_t)1 << info->timestamp_bits) - 1 : UINT64_MAX;
+    uint64_t ticks[QUERIES_PER_POOL], before = 0;
+    for (int q = 0; q < cmd->n_queries; q++) {
+        int pool = q / QUERIES_PER_POOL, left = cmd->n_queries - pool * QUERIES_PER_POOL;
+        if (q % QUERIES_PER_POOL == 0 &&
+            cmd->dev->fn.vkGetQueryPoolResults(cmd->dev->vk, cmd->query_pools[pool], 0,
+                                               (uint32_t)(left < QUERIES_PER_POOL ? left : QUERIES_PER_POOL), sizeof(ticks), ticks,
+                                               sizeof(ticks[0]), VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
+            break; // never submitted, or the device is lost
+        uint64_t now = ticks[q % QUERIES_PER_POOL];
+        if (q > 0)
+            cmd->timings[q - 1].ns = (uint64_t)((double)((now - before) & mask) * (double)info->timestamp_ns);
+        before = now;
+    }
+    return cmd->timings;
+}
+
+// ---- recording --------------------------------------------------------------------------------------------------------
+
+static void forget(pm_cmd *cmd) {
+    assert(cmd->state != CMD_RUNNING);
+    cmd->status = PM_OK;
+    cmd->error[0] = 0;
+    cmd->bound = VK_NULL_HANDLE;
+    cmd->reads.n = cmd->writes.n = 0;
+    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_timings = cmd->n_queries = 0;
+    cmd->label = "";
+    cmd->timed = false;
+}
+
+static pm_status begin_buffer(pm_cmd *cmd) {
+    pm_device *dev = cmd->dev;
+    for (int i = 0; i < cmd->n_set_pools; i++)
+        VK_TRY(dev->fn.vkResetDescriptorPool(dev->vk, cmd->set_pools[i], 0));
+    VK_TRY(dev->fn.vkResetCommandPool(dev->vk, cmd->pool, 0));
+    VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    VK_TRY(dev->fn.vkBeginCommandBuffer(cmd->vk, &info));
+    return PM_OK;
+}
+
+void pm_cmd_begin(pm_cmd *cmd) {
+    forget(cmd);
+    cmd->state = CMD_RECORDING;
+    pm_cmd_fail(cmd, begin_buffer(cmd));
+    if (!pm_cmd_ok(cmd))
+        return;
+    put_barrier(cmd); // submissions to a queue start in order but do not wait for one another
+    cmd->timed = cmd->profile;
+    if (cmd->timed)
+        put_timestamp(cmd);
+}
+
+void pm_cmd_begin_dry(pm_cmd *cmd) {
+    forget(cmd);
+    cmd->state = CMD_REHEARSING;
+}
+
+pm_status pm_cmd_end(pm_cmd *cmd) {
+    assert(cmd->state == CMD_RECORDING || cmd->state == CMD_REHEARSING);
+    bool rehearsed = cmd->state == CMD_REHEARSING;
+    cmd->state = CMD_EMPTY;
+    PM_TRY(sticky_status(cmd));
+    if (!rehearsed) {
+        put_host_barrier(cmd);
+        VK_TRY(cmd->dev->fn.vkEndCommandBuffer(cmd->vk));
+    }
+    cmd->state = rehearsed ? CMD_REHEARSED : CMD_READY;
+    return PM_OK;
+}
+
+pm_status pm_cmd_prepare(pm_cmd *cmd) {
+    assert(cmd->state == CMD_REHEARSED);
+    return pm_kernels_prepare(cmd->dev, cmd->uses, cmd->n_uses);
+}
+
+static void assert_fits(pm_slice slice) {
+    assert(slice.offset <= slice.buffer->size && slice.size <= slice.buffer->size - slice.offset);
+    (void)slice;
+}
+
+void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src) {
+    assert(dst.size == src.size && dst.size % 4 == 0 && dst.offset % 4 == 0 && src.offset % 4 == 0);
+    if (!is_open(cmd) || cmd->state == CMD_REHEARSING || dst.size == 0)
+        return;
+    assert_fits(dst);
+    assert_fits(src);
+    order(cmd, &src, 1, &dst, 1);
+    VkBufferCopy region = {.srcOffset = src.offset, .dstOffset = dst.offset, .size = dst.size};
+    cmd->dev->fn.vkCmdCopyBuffer(cmd->vk, src.buffer->vk, dst.buffer->vk, 1, &region);
+    put_timing(cmd, "copy", 2 * dst.size);
+}
+
+void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
+    assert(dst.offset % 4 == 0 && dst.size % 4 == 0);
+    if (!is_open(cmd) || cmd->state == CMD_REHEARSING || dst.size == 0)
+        return;
+    assert_fits(dst);
+    order(cmd, NULL, 0, &dst, 1);
+    cmd->dev->fn.vkCmdFillBuffer(cmd->vk, dst.buffer->vk, dst.offset, dst.size, 0);
+    put_timing(cmd, "zero", dst.size);
+}
+
+static pm_status check_groups(const pm_device *dev, const pm_dispatch *d, const char *kernel) {
+    for (int i = 0; i < 3; i++) {
+        uint32_t most = dev->info.max_groups[i];
+        if (i == 0 && dev->caps.max_groups && dev->caps.max_groups < most)
+            most = dev->caps.max_groups;
+        if (d->groups[i] > most)
+            return pm_fail(PM_ERR_UNSUPPORTED, "kernel %s: %" PRIu32 " workgroups in dimension %d, but %s runs at most %" PRIu32,
+                           kernel, d->groups[i], i, dev->info.name, most);
+    }
+    return PM_OK;
+}
+
+static pm_status check_slices(const pm_device *dev, const pm_dispatch *d, const pm_kernel_info *kernel) {
+    for (int b = 0; b < kernel->n_reads + kernel->n_writes; b++) {
+        const pm_slice *slice = &d->slices[b];
+        if (!slice->buffer)
+            continue;
+        assert(slice->size > 0 && slice->offset % pm_slice_align(dev) == 0);
+        assert_fits(*slice);
+        if (slice->size > dev->caps.max_binding)
+            return pm_fail(PM_ERR_UNSUPPORTED, "kernel %s: %" PRIu64 " bytes at binding %d, but %s binds at most %" PRIu64,
+                           kernel->name, slice->size, b, dev->info.name, dev->caps.max_binding);
+    }
+    return PM_OK;
+}
+
+static void note_use(pm_cmd *cmd, const pm_dispatch *d) {
+    pm_kernel_use *uses = with_room(cmd->uses, &cmd->uses_capacity, cmd->n_uses, sizeof(*uses));
+    if (!uses) {
+        pm_cmd_fail(cmd, PM_ERR_MEMORY);
+        return;
+    }
+    cmd->uses = uses;
+    pm_kernel_use *use = &uses[cmd->n_uses++];
+    *use = (pm_kernel_use){.id = d->kernel, .n_spec = d->n_spec};
+    memcpy(use->spec, d->spec, sizeof(use->spec));
+}
+
+static pm_status bind_pipeline(pm_cmd *cmd, const pm_dispatch *d) {
+    VkPipeline pipeline;
+    PM_TRY(pm_kernel_pipeline(cmd->dev, d->kernel, d->spec, d->n_spec, &pipeline));
+    if (pipeline != cmd->bound)
+        cmd->dev->fn.vkCmdBindPipeline(cmd->vk, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+    cmd->bound = pipeline;
+    return PM_OK;
+}
+
+static pm_status add_set_pool(pm_cmd *cmd) {
+    VkDescriptorPool *grown = pm_realloc(cmd->set_pools, (size_t)(cmd->n_set_pools + 1) * sizeof(*grown));
+    if (!grown)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+    cmd->set_pools = grown;
+    VkDescriptorPoolSize size = {.type = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = SETS_PER_POOL * PM_MAX_BINDINGS};
+    VkDescriptorPoolCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = SETS_PER_POOL, .poolSizeCount = 1, .pPoolSizes = &size};
+    VK_TRY(cmd->dev->fn.vkCreateDescriptorPool(cmd->dev->vk, &info, NULL, &grown[cmd->n_set_pools]));
+    cmd->n_set_pools++;
+    return PM_OK;
+}
+
+static pm_status take_set(pm_cmd *cmd, VkDescriptorSet *set) {
+    int pool = cmd->n_sets / SETS_PER_POOL;
+    if (pool == cmd->n_set_pools)
+        PM_TRY(add_set_pool(cmd));
+    VkDescriptorSetLayout layout = pm_kernels_set_layout(cmd->dev);
+    VkDescriptorSetAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO,
+                                        .descriptorPool = cmd->set_pools[pool],
+                                        .descriptorSetCount = 1,
+                                        .pSetLayouts = &layout};
+    VK_TRY(cmd->dev->fn.vkAllocateDescriptorSets(cmd->dev->vk, &info, set));
+    cmd->n_sets++;
+    return PM_OK;
+}
+
+// The first slice of n that has a buffer, else `other`.
+static const pm_slice *first_bound(const pm_slice *slices, int n, const pm_slice *other) {
+    for (int i = 0; i < n; i++)
+        if (slices[i].buffer)
+            return &slices[i];
+    return other;
+}
+
+// A kernel that declares a binding must be given one even where its constants keep it from ever being touched. Such a place gets
+// what the dispatch reads (or writes) anyway, so that nobody sees an access that order() does not know of.
+static pm_status bind_slices(pm_cmd *cmd, const pm_dispatch *d, const pm_kernel_info *kernel) {
+    int n = kernel->n_reads + kernel->n_writes;
+    const pm_slice *a_write = first_bound(d->slices + kernel->n_reads, kernel->n_writes, NULL);
+    const pm_slice *a_read = first_bound(d->slices, kernel->n_reads, a_write);
+    assert(a_write); // or the kernel has no effect
+    VkDescriptorBufferInfo infos[PM_MAX_BINDINGS];
+    for (int b = 0; b < n; b++) {
+        const pm_slice *slice = first_bound(&d->slices[b], 1, b < kernel->n_reads ? a_read : a_write);
+        infos[b] = (VkDescriptorBufferInfo){.buffer = slice->buffer->vk, .offset = slice->offset, .range = slice->size};
+    }
+
+    VkDescriptorSet set;
+    PM_TRY(take_set(cmd, &set));
+    // One write runs on over the bindings that follow, since all are of one kind.
+    VkWriteDescriptorSet write = {.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+                                  .dstSet = set,
+                                  .descriptorCount = (uint32_t)n,
+                                  .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+                                  .pBufferInfo = infos};
+    cmd->dev->fn.vkUpdateDescriptorSets(cmd->dev->vk, 1, &write, 0, NULL);
+    cmd->dev->fn.vkCmdBindDescriptorSets(cmd->vk, VK_PIPELINE_BIND_POINT_COMPUTE, pm_kernels_layout(cmd->dev), 0, 1, &set, 0, NULL);
+    return PM_OK;
+}
+
+static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_kernel_info *kernel) {
+    struct VolkDeviceTable *fn = &cmd->dev->fn;
+    PM_TRY(bind_pipeline(cmd, d));
+    PM_TRY(bind_slices(cmd, d, kernel));
+    if (d->args_size > 0)
+        fn->vkCmdPushConstants(cmd->vk, pm_kernels_layout(cmd->dev), VK_SHADER_STAGE_COMPUTE_BIT, 0, d->args_size, d->args);
+    order(cmd, d->slices, kernel->n_reads, d->slices + kernel->n_reads, kernel->n_writes);
+    fn->vkCmdDispatch(cmd->vk, d->groups[0], d->groups[1], d->groups[2]);
+    put_timing(cmd, kernel->name, d->bytes);
+    return PM_OK;
+}
+
+void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *d) {
+    assert(d->args_size <= PM_MAX_ARGS && d->args_size % 4 == 0 && d->n_spec >= 1 && d->n_spec <= PM_MAX_SPEC);
+    if (!is_open(cmd) || d->groups[0] == 0 || d->groups[1] == 0 || d->groups[2] == 0)
+        return;
+    const pm_kernel_info *kernel = pm_kernel_get_info(d->kernel);
+    pm_cmd_fail(cmd, check_groups(cmd->dev, d, kernel->name));
+    pm_cmd_fail(cmd, check_slices(cmd->dev, d, kernel));
+    if (!pm_cmd_ok(cmd))
+        return;
+    if (cmd->state == CMD_REHEARSING)
+        note_use(cmd, d);
+    else
+        pm_cmd_fail(cmd, record_dispatch(cmd, d, kernel));
+    cmd->n_dispatches++;
+}
+
+// ---- running ----------------------------------------------------------------------------------------------------------
+
+pm_status pm_cmd_submit(pm_cmd *cmd) {
+    PM_TRY(sticky_status(cmd));
+    assert(cmd->state == CMD_READY);
+    pm_device *dev = cmd->dev;
+    VK_TRY(dev->fn.vkResetFences(dev->vk, 1, &cmd->fence));
+    VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &cmd->vk};
+    VK_TRY(dev->fn.vkQueueSubmit(dev->queue, 1, &info, cmd->fence));
+    cmd->state = CMD_RUNNING;
+    return PM_OK;
+}
+
+pm_status pm_cmd_wait(pm_cmd *cmd) {
+    if (cmd->state != CMD_RUNNING)
+        return PM_OK;
+    VkResult result;
+    do
+        result = cmd->dev->fn.vkWaitForFences(cmd->dev->vk, 1, &cmd->fence, VK_TRUE, WAIT_SLICE_NS);
+    while (result == VK_TIMEOUT);
+    if (result == VK_SUCCESS || result == VK_ERROR_DEVICE_LOST)
+        cmd->state = CMD_READY; // else it may still be running
+    VK_TRY(result);
+    return PM_OK;
+}

@@ -1,0 +1,208 @@
+// The face of the host layer, without a Vk type: devices, buffers, packed tensors, and a command that is recorded once and
+// submitted many times. The verbs that fill a command are in ops.h.
+#ifndef PM_HOST_H
+#define PM_HOST_H
+
+#include "host/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- devices ----------------------------------------------------------------------------------------------------------
+
+typedef struct pm_device pm_device;
+
+typedef enum pm_device_type {
+    PM_DEVICE_DISCRETE,
+    PM_DEVICE_INTEGRATED,
+    PM_DEVICE_VIRTUAL,
+    PM_DEVICE_CPU,
+    PM_DEVICE_OTHER
+} pm_device_type;
+
+typedef struct pm_heap_info {
+    uint64_t size;
+    uint64_t budget; // what this process may still use, from VK_EXT_memory_budget; size where the driver does not say
+    bool device_local;
+} pm_heap_info;
+
+typedef struct pm_coopmat_info {
+    uint32_t m, n, k;
+    const char *a, *c; // component types: "f16", "bf16", "s8", "u8", "f32", "s32"
+} pm_coopmat_info;
+
+// What `pumice devices` prints and bench rows carry.
+typedef struct pm_device_info {
+    int index; // rank among the devices listed: what --device takes
+    char name[256];
+    pm_device_type type;
+    char driver_name[256];   // "llvmpipe", "radv", "NVIDIA"
+    char driver_info[256];   // "Mesa 22.3.6 (LLVM 15.0.6)"
+    uint32_t driver_version; // as the driver encodes it
+    uint32_t api_version;    // VK_MAKE_API_VERSION
+    uint32_t vendor_id, device_id;
+    uint32_t driver_id; // VkDriverId; 0 where the driver does not say
+    uint8_t device_uuid[16], driver_uuid[16];
+    bool has_pci;
+    uint32_t pci[4]; // domain, bus, device, function
+    int n_heaps;
+    pm_heap_info heaps[16];
+    bool budget_known;   // the driver has VK_EXT_memory_budget
+    bool unified_memory; // not a discrete card, and every device-local heap is host-visible
+    uint32_t subgroup_size, subgroup_min, subgroup_max;
+    bool subgroup_arithmetic, subgroup_size_control;
+    bool f16_arithmetic, f16_storage, int8_arithmetic, int8_storage, bf16;
+    bool int_dot; // packed 4x8 dot product, accelerated
+    int n_coopmats;
+    pm_coopmat_info coopmats[32];
+    uint64_t max_buffer;      // bytes of one buffer or allocation
+    uint64_t max_binding;     // maxStorageBufferRange
+    uint32_t slice_align;     // minStorageBufferOffsetAlignment
+    uint32_t max_shared;      // bytes of shared memory a workgroup
+    uint32_t max_invocations; // of a workgroup
+    uint32_t max_groups[3];   // of a dispatch
+    uint32_t timestamp_bits;  // 0: no GPU times
+    float timestamp_ns;
+} pm_device_info;
+
+// All devices with a compute queue, best first: discrete, integrated, virtual, CPU; one entry where two drivers drive the same
+// GPU. *infos is the caller's to pm_free. PM_ERR_NO_DEVICE with a clear line: no loader, no driver, no compute queue.
+pm_status pm_device_list(pm_device_info **infos, int *n);
+
+// Opens a device: pick is NULL (the best), a rank ("1"), or part of a name or driver name in any case.
+pm_status pm_device_open(const char *pick, pm_device **dev);
+void pm_device_close(pm_device **dev); // after everything made on it is closed
+const pm_device_info *pm_device_get_info(const pm_device *dev);
+
+// Bytes still free for us on the heap that device buffers come from.
+uint64_t pm_device_free_memory(const pm_device *dev);
+
+// Rows of a prompt that a pass should take on this device.
+uint32_t pm_device_chunk(const pm_device *dev);
+
+// ---- buffers ----------------------------------------------------------------------------------------------------------
+
+typedef struct pm_buffer pm_buffer;
+
+typedef enum pm_memory {
+    PM_MEM_DEVICE,   // device-local; not mapped (unless the device shares its memory with the host)
+    PM_MEM_UPLOAD,   // mapped, coherent, written by the host in order
+    PM_MEM_READBACK, // mapped, coherent, cached: read by the host
+} pm_memory;
+
+// A range of a buffer; a value. Offsets are multiples of pm_slice_align.
+typedef struct pm_slice {
+    pm_buffer *buffer;
+    uint64_t offset, size;
+} pm_slice;
+
+// Name is for debuggers and messages, static text. Contents are zero. PM_ERR_DEVICE_MEMORY says how much was wanted and how much
+// was free.
+pm_status pm_buffer_create(pm_device *dev, uint64_t size, pm_memory memory, const char *name, pm_buffer **buffer);
+void pm_buffer_close(pm_buffer **buffer);
+pm_slice pm_buffer_slice(pm_buffer *buffer, uint64_t offset, uint64_t size);
+pm_slice pm_buffer_all(pm_buffer *buffer);
+// The host's pointer to a slice; NULL where the buffer is not mapped.
+void *pm_slice_map(pm_slice slice);
+// Writes to the start of a slice of any memory and waits: for what is written once. size: a multiple of 4.
+pm_status pm_slice_write(pm_device *dev, pm_slice slice, const void *data, uint64_t size);
+// What every slice bound to a kernel must be aligned to on this device (at most 256).
+uint64_t pm_slice_align(const pm_device *dev);
+
+// Device memory for what lives as long as a model: slabs of at most 1 GiB, less where the driver says so; freed all at once.
+// `expected` is what will be asked for in all: a slab is no larger than what is still expected (a request beyond it gets its own).
+// Each request takes its size rounded up to pm_slice_align.
+typedef struct pm_slabs pm_slabs;
+pm_status pm_slabs_create(pm_device *dev, uint64_t expected, const char *name, pm_slabs **slabs);
+void pm_slabs_close(pm_slabs **slabs);
+// Contents are zero.
+pm_status pm_slabs_alloc(pm_slabs *slabs, uint64_t size, pm_slice *slice);
+uint64_t pm_slabs_bytes(const pm_slabs *slabs); // of device memory held
+
+// ---- tensors ----------------------------------------------------------------------------------------------------------
+
+// A matrix on the device; a value. Activations are F32 with rows padded to PM_BLOCK floats, the padding zero.
+typedef struct pm_tensor {
+    pm_dtype dtype;
+    uint32_t rows, cols; // logical
+    uint32_t stride;     // elements from row to row: cols rounded up to PM_BLOCK
+    pm_slice data;       // floats, halves, or the quants of packed weights
+    pm_slice scales;     // the scale plane of packed weights
+} pm_tensor;
+
+// Rows [row, row + rows) of an activation tensor.
+pm_tensor pm_tensor_rows(pm_tensor t, uint32_t row, uint32_t rows);
+// Bytes of an activation (rows, cols).
+uint64_t pm_activation_bytes(uint32_t rows, uint32_t cols);
+// A view of `bytes` at `slice` as an activation (rows, cols).
+pm_tensor pm_activation(pm_slice slice, uint32_t rows, uint32_t cols);
+
+// ---- packing weights (pack.c) -----------------------------------------------------------------------------------------
+
+// Streams weights from the file's mapping to the device: packed on the host into a staging ring, or straight into the
+// device's memory where that is mapped. Layouts are described in pack.c and read by shaders/weights.glsl.
+typedef struct pm_packer pm_packer;
+pm_status pm_packer_open(pm_device *dev, pm_slabs *slabs, pm_packer **packer);
+void pm_packer_close(pm_packer **packer);
+
+// One matrix of a file, row-major blocks of dtype, any alignment.
+typedef struct pm_pack_part {
+    const void *data;
+    pm_dtype dtype;
+    uint32_t rows;
+} pm_pack_part;
+
+typedef enum pm_pack_order {
+    PM_PACK_STACKED,     // part after part: Q, K, V
+    PM_PACK_INTERLEAVED, // row 0 of each part, row 1 of each part, ...: gate, up
+} pm_pack_order;
+
+// *out = the parts as one matrix (sum of rows, cols). Parts of different types: all become F16 where every value fits, else F32.
+// A row must be whole blocks of its type (checked: PM_ERR_FILE). The data may be dropped after pm_packer_finish.
+pm_status pm_pack_matrix(pm_packer *packer, const pm_pack_part *parts, int n_parts, uint32_t cols, pm_pack_order order,
+                         pm_tensor *out);
+// *out = n values as floats (1, n): norm weights and biases. Parts are put one after the other.
+pm_status pm_pack_vector(pm_packer *packer, const pm_pack_part *parts, int n_parts, pm_tensor *out);
+// Waits until all is on the device.
+pm_status pm_packer_finish(pm_packer *packer);
+// Device bytes that a matrix will take.
+uint64_t pm_packed_bytes(pm_dtype dtype, uint64_t rows, uint64_t cols);
+
+// ---- commands ---------------------------------------------------------------------------------------------------------
+
+// Work for the device, recorded once between begin and end, then submitted as often as wanted. Recording functions return
+// nothing: the first error sticks, pm_cmd_end returns it. Barriers are put where slices overlap, and nowhere else.
+typedef struct pm_cmd pm_cmd;
+pm_status pm_cmd_open(pm_device *dev, const char *name, pm_cmd **cmd);
+void pm_cmd_close(pm_cmd **cmd); // waits first where it is still running
+void pm_cmd_begin(pm_cmd *cmd);  // forgets what was recorded; must not be running
+pm_status pm_cmd_end(pm_cmd *cmd);
+pm_status pm_cmd_submit(pm_cmd *cmd); // returns at once; not again before pm_cmd_wait
+pm_status pm_cmd_wait(pm_cmd *cmd);   // until the last submit is done; fine when there is none
+pm_device *pm_cmd_device(const pm_cmd *cmd);
+
+// Begins a rehearsal: until pm_cmd_end everything is checked and the kernels are noted, nothing is recorded. pm_cmd_prepare then
+// makes all of them at once, in parallel, so that the recordings that follow find them ready.
+void pm_cmd_begin_dry(pm_cmd *cmd);
+pm_status pm_cmd_prepare(pm_cmd *cmd);
+
+void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src); // sizes equal, multiples of 4
+void pm_cmd_zero(pm_cmd *cmd, pm_slice dst);
+
+// GPU time per dispatch. Switch on before begin; read after wait. The array is the command's, valid until begin or close.
+typedef struct pm_timing {
+    const char *kernel;
+    const char *label; // what pm_cmd_label said last
+    uint64_t ns;
+    uint64_t bytes; // that the dispatch must at least move
+} pm_timing;
+void pm_cmd_profile(pm_cmd *cmd, bool on);
+void pm_cmd_label(pm_cmd *cmd, const char *label); // static text
+const pm_timing *pm_cmd_timings(pm_cmd *cmd, int *n);
+int pm_cmd_n_dispatches(const pm_cmd *cmd);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,142 @@
+// Products with packed weights: picks matvec or matmul, its shape from the device's caps, and cuts a weight that exceeds what can
+// be bound at once or dispatched at once into parts by rows. Nobody else knows that.
+#include "host/ops.h"
+#include "host/vk.h"
+
+typedef struct linear {
+    pm_tensor y, x, w;
+    const pm_hidden *h; // the norm's factors come from here; NULL: no norm
+    const pm_tensor *bias, *gain;
+    pm_tensor normed, squares; // written with PM_LINEAR_ADD
+    uint32_t epilogue;
+    uint32_t n; // rows of x
+} linear;
+
+// The kernel for n rows of x, and how it is laid over the matrix.
+typedef struct tiling {
+    pm_kernel_id kernel;
+    uint32_t workgroup, lanes, rows; // specialization constants; lanes and rows are matvec's
+    uint32_t rows_a_group, cols_a_group;
+    bool exact_cols; // the last columns want a dispatch of their own: the number of columns is a constant of the kernel
+} tiling;
+
+static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+        [PM_F32] = PM_K_matvec_f32,   [PM_F16] = PM_K_matvec_f16,   [PM_BF16] = PM_K_matvec_bf16,
+        [PM_Q8_0] = PM_K_matvec_q8_0, [PM_Q4_0] = PM_K_matvec_q4_0,
+    };
+    return (tiling){kernels[dtype], s.workgroup, s.lanes, s.rows, s.workgroup / s.lanes * s.rows, s.max_cols, true};
+}
+
+static tiling matmul_tiling(pm_dtype dtype) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+        [PM_F32] = PM_K_matmul_f32,   [PM_F16] = PM_K_matmul_f16,   [PM_BF16] = PM_K_matmul_bf16,
+        [PM_Q8_0] = PM_K_matmul_q8_0, [PM_Q4_0] = PM_K_matmul_q4_0,
+    };
+    return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, 0, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
+}
+
+static tiling pick_tiling(const pm_caps *caps, pm_dtype dtype, uint32_t n) {
+    if (n <= caps->matvec.max_cols)
+        return matvec_tiling(dtype, caps->matvec);
+    return caps->use_tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, caps->matvec_batch);
+}
+
+static pm_slice rows_of(pm_slice plane, uint32_t all, uint32_t row, uint32_t rows) {
+    uint64_t row_bytes = plane.size / all;
+    return (pm_slice){plane.buffer, plane.offset + row * row_bytes, rows * row_bytes};
+}
+
+// The most rows of w that one dispatch may take: bounded by the binding and by the number of groups. A multiple of 256 rows, so
+// that each part starts aligned in both planes, and of a group's, so that each group has a part of the squares for itself. 0: the
+// rows are too long to be cut so.
+static uint32_t rows_a_dispatch(const pm_caps *caps, const pm_tensor *w, uint32_t rows_a_group) {
+    uint64_t by_binding = caps->max_binding / (w->data.size / w->rows);
+    uint64_t by_groups = (uint64_t)caps->max_groups * rows_a_group;
+    uint64_t most = by_binding < by_groups ? by_binding : by_groups;
+    if (most >= w->rows)
+        return w->rows;
+    uint32_t unit = rows_a_group;
+    while (unit % 256)
+        unit += rows_a_group;
+    return (uint32_t)(most / unit * unit);
+}
+
+static pm_slice or_else(const pm_tensor *t, pm_slice other) {
+    return t ? t->data : other;
+}
+
+// Rows [row, row + rows) of w times rows [n0, n) of x, `cols` of them in a workgroup.
+static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32_t row, uint32_t rows, uint32_t n0, uint32_t n,
+                          uint32_t cols) {
+    const pm_tensor *w = &op->w;
+    uint32_t groups = (rows + t->rows_a_group - 1) / t->rows_a_group;
+    struct pm_linear_args args = {
+        .n0 = n0,
+        .n = n,
+        .rows = rows,
+        .row0 = row,
+        .blocks = w->stride / PM_BLOCK,
+        .scale_stride = w->scales.buffer ? (uint32_t)(w->scales.size / w->rows / 4) : 0,
+        .x_stride = op->x.stride,
+        .y_stride = op->y.stride,
+        .n_parts = op->h ? op->h->n_parts : 0,
+        .squares_stride = op->h ? op->h->squares.stride : op->squares.stride,
+        .inv_dim = 1.0f / (float)op->x.cols,
+        .eps = op->h ? op->h->eps : 0,
+        .part0 = row / t->rows_a_group,
+    };
+    pm_slice data = rows_of(w->data, w->rows, row, rows);
+    pm_slice unread = data, unwritten = op->y.data; // for bindings that this epilogue does not touch
+    bool add = (op->epilogue & PM_LINEAR_ADD) != 0;
+    pm_dispatch d = {
+        .kernel = t->kernel,
+        .spec = {t->workgroup, op->epilogue, t->lanes, t->rows, cols},
+        .n_spec = t->exact_cols ? 5 : 2,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {data, w->scales.buffer ? rows_of(w->scales, w->rows, row, rows) : unread, op->x.data,
+                   op->h ? op->h->squares.data : unread, or_else(op->bias, unread), or_else(op->gain, unread), op->y.data,
+                   add ? op->normed.data : unwritten, add ? op->squares.data : unwritten},
+        .groups = {groups, (n - n0 + cols - 1) / cols, 1},
+        .bytes = data.size + (uint64_t)rows * args.scale_stride * 4 + (uint64_t)(n - n0) * (op->x.cols + rows) * 4,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}
+
+// Returns the number of workgroups along the rows of w: the parts of out_squares.
+static uint32_t record(pm_cmd *cmd, const linear *op) {
+    const pm_caps *caps = &pm_cmd_device(cmd)->caps;
+    tiling t = pick_tiling(caps, op->w.dtype, op->n);
+    uint32_t step = rows_a_dispatch(caps, &op->w, t.rows_a_group);
+    uint32_t whole = t.exact_cols ? op->n / t.cols_a_group * t.cols_a_group : op->n;
+    if (step == 0)
+        pm_cmd_fail(cmd,
+                    pm_fail(PM_ERR_UNSUPPORTED, "a weight of %u rows of %u %s columns cannot be cut into what this device binds",
+                            op->w.rows, op->w.cols, pm_dtype_get(op->w.dtype)->name));
+    for (uint32_t row = 0; step > 0 && row < op->w.rows; row += step) {
+        uint32_t rows = op->w.rows - row < step ? op->w.rows - row : step;
+        if (whole > 0)
+            dispatch_part(cmd, op, &t, row, rows, 0, whole, t.cols_a_group);
+        if (whole < op->n)
+            dispatch_part(cmd, op, &t, row, rows, whole, op->n, op->n - whole);
+    }
+    return (op->w.rows + t.rows_a_group - 1) / t.rows_a_group;
+}
+
+void pm_op_norm_linear(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_tensor *bias) {
+    linear op = {.y = y, .x = h->normed, .w = w, .h = h, .bias = bias, .n = y.rows};
+    op.epilogue = PM_LINEAR_NORM | (bias ? PM_LINEAR_BIAS : 0);
+    record(cmd, &op);
+}
+
+void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w) {
+    linear op = {.y = y, .x = h->normed, .w = w, .h = h, .n = y.rows, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU};
+    record(cmd, &op);
+}
+
+void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain) {
+    linear op = {.y = h->x, .x = src, .w = w, .gain = &gain, .normed = h->normed, .squares = h->squares, .n = src.rows};
+    op.epilogue = PM_LINEAR_ADD;
+    h->n_parts = record(cmd, &op);
+}

@@ -1,0 +1,117 @@
+// What touches each element once: embedding, gathering the rows that want logits, per-head norm with rotation and the store into
+// the cache, drawing the next token.
+#include "host/ops.h"
+#include "host/vk.h"
+
+static pm_kernel_id embed_kernel(pm_dtype dtype) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+        [PM_F32] = PM_K_embed_f32,   [PM_F16] = PM_K_embed_f16,   [PM_BF16] = PM_K_embed_bf16,
+        [PM_Q8_0] = PM_K_embed_q8_0, [PM_Q4_0] = PM_K_embed_q4_0,
+    };
+    return kernels[dtype];
+}
+
+static pm_slice rows_of(pm_slice plane, uint32_t all, uint32_t row, uint32_t rows) {
+    uint64_t row_bytes = plane.size / all;
+    return (pm_slice){plane.buffer, plane.offset + row * row_bytes, rows * row_bytes};
+}
+
+void pm_op_embed(pm_cmd *cmd, pm_hidden *h, pm_tensor table, pm_tensor gain, pm_slice rows) {
+    h->n_parts = 1;
+    if (!pm_cmd_ok(cmd))
+        return;
+    uint64_t most = pm_cmd_device(cmd)->caps.max_binding / (table.data.size / table.rows);
+    uint32_t step = most >= table.rows ? table.rows : (uint32_t)(most / 256 * 256);
+    if (step == 0)
+        pm_cmd_fail(cmd,
+                    pm_fail(PM_ERR_UNSUPPORTED, "a table of %u rows of %u %s columns cannot be cut into what this device binds",
+                            table.rows, table.cols, pm_dtype_get(table.dtype)->name));
+    for (uint32_t row = 0; step > 0 && row < table.rows; row += step) {
+        uint32_t count = table.rows - row < step ? table.rows - row : step;
+        struct pm_embed_args args = {
+            .row0 = row,
+            .rows = count,
+            .blocks = table.stride / PM_BLOCK,
+            .scale_stride = table.scales.buffer ? (uint32_t)(table.scales.size / table.rows / 4) : 0,
+            .dim = table.cols,
+            .x_stride = h->x.stride,
+            .squares_stride = h->squares.stride,
+        };
+        pm_slice data = rows_of(table.data, table.rows, row, count);
+        pm_dispatch d = {
+            .kernel = embed_kernel(table.dtype),
+            .spec = {32},
+            .n_spec = 1,
+            .args = &args,
+            .args_size = sizeof args,
+            .slices = {data, table.scales.buffer ? rows_of(table.scales, table.rows, row, count) : data, rows, gain.data, h->x.data,
+                       h->normed.data, h->squares.data},
+            .groups = {h->x.rows, 1, 1},
+            .bytes = (uint64_t)h->x.rows * table.cols * 12,
+        };
+        pm_cmd_dispatch(cmd, &d);
+    }
+}
+
+void pm_op_gather(pm_cmd *cmd, pm_hidden *dst, const pm_hidden *src, pm_slice index) {
+    dst->n_parts = src->n_parts;
+    dst->eps = src->eps;
+    struct pm_gather_args args = {
+        .dim_words = src->normed.cols,
+        .x_stride = src->normed.stride,
+        .n_parts = src->n_parts,
+        .squares_stride = src->squares.stride,
+    };
+    pm_dispatch d = {
+        .kernel = PM_K_gather,
+        .spec = {64},
+        .n_spec = 1,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {index, src->normed.data, src->squares.data, dst->normed.data, dst->squares.data},
+        .groups = {dst->normed.rows, 1, 1},
+        .bytes = (uint64_t)dst->normed.rows * src->normed.cols * 8,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}
+
+void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
+    const pm_kv *kv = op->kv;
+    uint32_t n_heads = op->q.cols / kv->head_dim;
+    struct pm_rope_store_args args = {
+        .n_heads = n_heads,
+        .n_kv_heads = kv->n_kv_heads,
+        .qkv_stride = op->qkv.stride,
+        .q_stride = op->q.stride,
+        .max_pages = kv->max_pages,
+        .eps = op->eps,
+    };
+    bool norm = op->q_gain != NULL;
+    pm_dispatch d = {
+        .kernel = kv->dtype == PM_F16 ? PM_K_rope_store_f16 : PM_K_rope_store_f32,
+        .spec = {kv->head_dim / 4, kv->head_dim, norm},
+        .n_spec = 3,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {op->qkv.data, norm ? op->q_gain->data : op->qkv.data, norm ? op->k_gain->data : op->qkv.data, op->angles,
+                   op->rows, kv->pages, op->q.data, kv->k, kv->v},
+        .groups = {n_heads + 2 * kv->n_kv_heads, op->q.rows, 1},
+        .bytes = (uint64_t)op->q.rows * (op->qkv.cols + op->q.cols) * 4,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}
+
+void pm_op_sample(pm_cmd *cmd, const pm_sample *op) {
+    struct pm_sample_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .result0 = op->result0};
+    pm_dispatch d = {
+        .kernel = PM_K_sample,
+        .spec = {128},
+        .n_spec = 1,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {op->logits.data, op->sampling, op->index, op->rows, op->next, op->results},
+        .groups = {op->logits.rows, 1, 1},
+        .bytes = (uint64_t)op->logits.rows * op->n_valid * 4,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}

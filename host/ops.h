@@ -1,0 +1,93 @@
+// The verbs: what a forward pass may record into a command. Each is one fused step of the paper's graph and picks its kernel,
+// its numbers and its dispatches by itself. All activations are F32. n is the number of rows of the batch.
+#ifndef PM_OPS_H
+#define PM_OPS_H
+
+#include "host/host.h"
+#include "shaders/abi.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The residual stream. RMSNorm is linear up to one factor a row, so whoever writes x also writes what the next norm needs:
+//   normed = x * gain of the norm that reads x next, squares = partial sums of x^2, n_parts a row.
+// A matrix product then takes `normed` as it stands and multiplies its result by rsqrt(mean(x^2) + eps): no norm kernel, no
+// second pass over x, no barrier. (RMSNorm: https://arxiv.org/abs/1910.07467)
+typedef struct pm_hidden {
+    pm_tensor x;       // (n, dim)
+    pm_tensor normed;  // (n, dim)
+    pm_tensor squares; // (n, dim); the first n_parts of a row are used
+    uint32_t n_parts;  // set by the op that wrote x last
+    float eps;
+} pm_hidden;
+
+// h->x (n, dim) = rows of table (vocab, dim) named by `rows` (n of struct pm_row); gain (1, dim) is that of the norm that reads it.
+void pm_op_embed(pm_cmd *cmd, pm_hidden *h, pm_tensor table, pm_tensor gain, pm_slice rows);
+
+// dst (m, dim) = rows `index` (m of uint) of src (n, dim): of normed and squares only.
+void pm_op_gather(pm_cmd *cmd, pm_hidden *dst, const pm_hidden *src, pm_slice index);
+
+// y (n, w.rows) = rmsnorm(h) * w^T (+ bias (1, w.rows), where its dtype's slice is set)
+void pm_op_norm_linear(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_tensor *bias);
+
+// y (n, w.rows / 2) = silu(rmsnorm(h) * gate^T) * (rmsnorm(h) * up^T); w interleaves the rows of gate and up
+void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w);
+
+// h->x (n, dim) += src (n, w.cols) * w (dim, w.cols)^T, and normed, squares for the norm whose gain (1, dim) is given
+void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain);
+
+// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16 or F32.
+//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes, so that lanes that take a position each read side by
+//   side v page: [n_kv_heads][PM_PAGE][head_dim]
+typedef struct pm_kv {
+    pm_slice k, v;
+    pm_dtype dtype;
+    pm_slice pages; // page table, uint (n_seqs, max_pages): page of 32 positions -> page number
+    uint32_t max_pages;
+    uint32_t n_kv_heads, head_dim;
+} pm_kv;
+uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim); // of k, and of v again
+
+// q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):
+// per-head RMSNorm of q and k where gains (1, head_dim) are given, rotation of the pairs (j, j + head_dim / 2) by
+// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is.
+typedef struct pm_rope_store {
+    pm_tensor q, qkv;
+    const pm_tensor *q_gain, *k_gain; // both or neither
+    float eps;
+    pm_slice angles;
+    pm_slice rows;
+    const pm_kv *kv;
+} pm_rope_store;
+void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op);
+
+// out (n, n_heads * head_dim) = softmax(q k^T * scale) v over the positions [0, pos] of each row's sequence; query head i uses
+// kv head i / (n_heads / n_kv_heads). kv_bound: no row's pos + 1 exceeds it; it decides the split of the cache over workgroups.
+typedef struct pm_attend {
+    pm_tensor out, q;
+    pm_slice rows;
+    const pm_kv *kv;
+    pm_slice scratch; // at least pm_attend_scratch_bytes
+    uint32_t kv_bound;
+    float scale;
+} pm_attend;
+void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
+uint64_t pm_attend_scratch_bytes(pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
+
+// Draws one id a row of logits (m, vocab) by `sampling` (m of struct pm_sampling): ids below n_valid only. Writes the id to
+// results[result0 + j], and next[j] = {id, seq, pos + 1} of the batch row index[j], so that the next pass can start from it.
+// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that top-k, top-p and min-p leave:
+// the softmax distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2).
+typedef struct pm_sample {
+    pm_tensor logits;
+    uint32_t n_valid;
+    pm_slice sampling, index, rows, next, results;
+    uint32_t result0;
+} pm_sample;
+void pm_op_sample(pm_cmd *cmd, const pm_sample *op);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,295 @@
+// Every verb of host/ops.h once more, as the formula says it.
+#include "host/reference.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void put(double *to, size_t at, double value) {
+    if (to)
+        to[at] = value;
+}
+
+// ---- blocks of a file -------------------------------------------------------------------------------------------------
+
+static uint16_t u16_at(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static float f32_at(const uint8_t *p) {
+    uint32_t bits = u16_at(p) | (uint32_t)u16_at(p + 2) << 16;
+    float f;
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+// Value i of a block. Both quantized types: a half, the scale, then 32 values: signed bytes (Q8_0), or 16 bytes whose low halves
+// are values 0 .. 15 and high halves 16 .. 31, each 8 too great (Q4_0).
+static float decode_one(pm_dtype dtype, const uint8_t *block, uint32_t i) {
+    switch (dtype) {
+    case PM_F32:
+        return f32_at(block);
+    case PM_F16:
+        return pm_f16_to_f32(u16_at(block));
+    case PM_BF16:
+        return pm_bf16_to_f32(u16_at(block));
+    case PM_Q8_0:
+        return pm_f16_to_f32(u16_at(block)) * (float)(int8_t)block[2 + i];
+    case PM_Q4_0:
+        return pm_f16_to_f32(u16_at(block)) * (float)((i < 16 ? block[2 + i] % 16 : block[2 + i - 16] / 16) - 8);
+    default:
+        return 0;
+    }
+}
+
+void pm_ref_decode(pm_dtype dtype, const void *blocks, uint64_t n, float *values) {
+    const pm_dtype_info *info = pm_dtype_get(dtype);
+    for (uint64_t i = 0; i < n; i++) {
+        const uint8_t *block = (const uint8_t *)blocks + i / info->block_elements * info->block_bytes;
+        values[i] = decode_one(dtype, block, (uint32_t)(i % info->block_elements));
+    }
+}
+
+// ---- embed, linear ----------------------------------------------------------------------------------------------------
+
+void pm_ref_embed(const float *table, const float *gain, const struct pm_row *rows, uint32_t n, uint32_t dim, double *x,
+                  double *normed, double *squares) {
+    for (uint32_t r = 0; r < n; r++) {
+        squares[r] = 0;
+        for (uint32_t i = 0; i < dim; i++) {
+            double value = table[(size_t)rows[r].token * dim + i];
+            x[(size_t)r * dim + i] = value;
+            normed[(size_t)r * dim + i] = value * gain[i];
+            squares[r] += value * value;
+        }
+    }
+}
+
+double pm_ref_norm_factor(const float *squares, uint32_t n_parts, uint32_t dim, float eps) {
+    double sum = 0;
+    for (uint32_t i = 0; i < n_parts; i++)
+        sum += squares[i];
+    return 1 / sqrt(sum / dim + eps);
+}
+
+static double silu(double x) {
+    return x / (1 + exp(-x));
+}
+
+typedef struct term {
+    double value, size;
+} term;
+
+static term dot(const float *a, const float *b, uint32_t n) {
+    term t = {0, 0};
+    for (uint32_t i = 0; i < n; i++) {
+        double product = (double)a[i] * b[i];
+        t.value += product;
+        t.size += fabs(product);
+    }
+    return t;
+}
+
+// Row r of x, under the norm if there is one, times row `row` of w, plus the bias.
+static term product(const pm_ref_linear_args *a, double factor, uint32_t r, uint32_t row) {
+    term t = dot(a->x + (size_t)r * a->cols, a->w + (size_t)row * a->cols, a->cols);
+    t.value *= factor;
+    t.size *= factor;
+    if (a->bias) {
+        t.value += a->bias[row];
+        t.size += fabs(a->bias[row]);
+    }
+    return t;
+}
+
+// silu'(x) lies within [-0.1, 1.1], and exp(-x) is off by as many roundings as x is large.
+static term glu(term gate, term up) {
+    double s = silu(gate.value);
+    double s_size = 1.1 * gate.size + (1 + fabs(gate.value)) * fabs(s);
+    return (term){s * up.value, s_size * fabs(up.value) + fabs(s) * up.size};
+}
+
+void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
+    uint32_t y_cols = a->glu ? a->rows / 2 : a->rows;
+    for (uint32_t r = 0; r < a->n; r++) {
+        double factor = a->squares ? pm_ref_norm_factor(a->squares + (size_t)r * a->n_parts, a->n_parts, a->cols, a->eps) : 1;
+        for (uint32_t i = 0; i < y_cols; i++) {
+            size_t at = (size_t)r * y_cols + i;
+            term t = a->glu ? glu(product(a, factor, r, 2 * i), product(a, factor, r, 2 * i + 1)) : product(a, factor, r, i);
+            if (a->add) {
+                t.value += a->add[at];
+                t.size += fabs(a->add[at]);
+            }
+            y[at] = t.value;
+            put(size, at, t.size);
+        }
+    }
+}
+
+// ---- rope_store -------------------------------------------------------------------------------------------------------
+
+// One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half).
+static void norm_and_rotate(const float *head, uint32_t dim, const float *gain, float eps, const float *angles, double *out,
+                            double *size) {
+    double squares = 0;
+    for (uint32_t i = 0; i < dim; i++)
+        squares += (double)head[i] * head[i];
+    double factor = gain ? 1 / sqrt(squares / dim + eps) : 1;
+    uint32_t half = dim / 2;
+    for (uint32_t j = 0; j < half; j++) {
+        double lo = head[j] * factor * (gain ? gain[j] : 1), hi = head[j + half] * factor * (gain ? gain[j + half] : 1);
+        double c = angles[2 * j], s = angles[2 * j + 1];
+        out[j] = lo * c - hi * s;
+        out[j + half] = hi * c + lo * s;
+        put(size, j, fabs(lo * c) + fabs(hi * s));
+        put(size, j + half, fabs(hi * c) + fabs(lo * s));
+    }
+}
+
+void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *size) {
+    uint32_t heads = a->n_heads + 2 * a->n_kv_heads, dim = a->head_dim;
+    for (uint32_t r = 0; r < a->n; r++) {
+        const float *angles = a->angles + (size_t)a->rows[r].pos * dim;
+        for (uint32_t h = 0; h < heads; h++) {
+            size_t at = ((size_t)r * heads + h) * dim;
+            if (h < a->n_heads + a->n_kv_heads) {
+                const float *gain = h < a->n_heads ? a->q_gain : a->k_gain;
+                norm_and_rotate(a->qkv + at, dim, gain, a->eps, angles, out + at, size ? size + at : NULL);
+                continue;
+            }
+            for (uint32_t i = 0; i < dim; i++) {
+                out[at + i] = a->qkv[at + i];
+                put(size, at + i, 0);
+            }
+        }
+    }
+}
+
+// ---- attend -----------------------------------------------------------------------------------------------------------
+
+// The keys (or values) of one head of one sequence: `stride` floats from position to position.
+typedef struct heads {
+    const float *q, *k, *v;
+    size_t stride;
+    uint32_t len, dim;
+    double scale;
+} heads;
+
+static term score(const heads *h, uint32_t pos) {
+    term t = dot(h->q, h->k + pos * h->stride, h->dim);
+    return (term){t.value * h->scale, t.size * fabs(h->scale)};
+}
+
+// p_t = exp(s_t - most) / sum is off by what s_t and s_t - most are off by; the sum by the mean of that over all positions.
+static void attend_head(const heads *h, double *out, double *size) {
+    double most = -INFINITY, sum = 0, sum_off = 0;
+    for (uint32_t t = 0; t < h->len; t++)
+        most = fmax(most, score(h, t).value);
+    for (uint32_t i = 0; i < h->dim; i++) {
+        out[i] = 0;
+        put(size, i, 0);
+    }
+    for (uint32_t t = 0; t < h->len; t++) {
+        term s = score(h, t);
+        double p = exp(s.value - most), off = 1 + s.size + (most - s.value);
+        const float *v = h->v + t * h->stride;
+        sum += p;
+        sum_off += p * off;
+        for (uint32_t i = 0; i < h->dim; i++) {
+            out[i] += p * v[i];
+            if (size)
+                size[i] += p * off * fabs(v[i]);
+        }
+    }
+    for (uint32_t i = 0; i < h->dim; i++) {
+        out[i] /= sum;
+        if (size)
+            size[i] = size[i] / sum + fabs(out[i]) * sum_off / sum;
+    }
+}
+
+void pm_ref_attend(const pm_ref_attend_args *a, double *out, double *size) {
+    uint32_t group = a->n_heads / a->n_kv_heads;
+    for (uint32_t r = 0; r < a->n; r++) {
+        for (uint32_t i = 0; i < a->n_heads; i++) {
+            size_t to = ((size_t)r * a->n_heads + i) * a->head_dim;
+            size_t from = ((size_t)a->rows[r].seq * a->max_len * a->n_kv_heads + i / group) * a->head_dim;
+            heads h = {.q = a->q + to,
+                       .k = a->k + from,
+                       .v = a->v + from,
+                       .stride = (size_t)a->n_kv_heads * a->head_dim,
+                       .len = a->rows[r].pos + 1,
+                       .dim = a->head_dim,
+                       .scale = a->scale};
+            attend_head(&h, out + to, size ? size + to : NULL);
+        }
+    }
+}
+
+// ---- sample -----------------------------------------------------------------------------------------------------------
+
+// What is no number counts as the lowest one.
+static double logit(float l) {
+    return l > -FLT_MAX ? l : -FLT_MAX;
+}
+
+static int descending(const void *left, const void *right) {
+    double a = *(const double *)left, b = *(const double *)right;
+    return a < b ? 1 : a > b ? -1 : 0;
+}
+
+// Of n logits in falling order the lowest that top-p keeps: it is kept if what is strictly greater has less than top_p of the mass.
+static double lowest_of_top_p(const double *sorted, uint32_t n, double temperature, double top_p) {
+    double mass = 0, before = 0, lowest = sorted[0];
+    for (uint32_t i = 0; i < n; i++)
+        mass += exp((sorted[i] - sorted[0]) / temperature);
+    for (uint32_t i = 0; i < n && before / mass < top_p;) {
+        lowest = sorted[i];
+        for (; i < n && sorted[i] == lowest; i++)
+            before += exp((lowest - sorted[0]) / temperature);
+    }
+    return lowest;
+}
+
+// The lowest logit that is left; sorts in `sorted` (n).
+static double lowest_kept(const float *logits, uint32_t n, const struct pm_sampling *s, double slack, double *sorted) {
+    for (uint32_t i = 0; i < n; i++)
+        sorted[i] = logit(logits[i]);
+    qsort(sorted, n, sizeof(*sorted), descending);
+    double most = sorted[0], lowest = sorted[n - 1];
+    if (s->top_k > 0 && s->top_k < n)
+        lowest = sorted[s->top_k - 1];
+    if (s->top_p < 1) {
+        uint32_t left = 0;
+        while (left < n && sorted[left] >= lowest)
+            left++;
+        lowest = lowest_of_top_p(sorted, left, s->temperature, s->top_p + slack);
+    }
+    if (s->min_p > 0 && s->min_p - slack > 0)
+        lowest = fmax(lowest, most + s->temperature * log(s->min_p - slack));
+    return fmin(lowest, most);
+}
+
+static uint32_t lowest_id_of_greatest(const float *logits, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logit(logits[i]) > logit(logits[best]))
+            best = i;
+    return best;
+}
+
+uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, double slack, double *p) {
+    uint32_t best = lowest_id_of_greatest(logits, n_valid), n_kept = 0;
+    bool greedy = !(sampling->temperature > 0);
+    double lowest = greedy ? 0 : lowest_kept(logits, n_valid, sampling, slack, p), sum = 0;
+    for (uint32_t i = 0; i < n_valid; i++) {
+        bool kept = greedy ? i == best : logit(logits[i]) >= lowest;
+        p[i] = !kept ? 0 : greedy ? 1 : exp((logit(logits[i]) - logit(logits[best])) / sampling->temperature);
+        sum += p[i];
+        n_kept += p[i] > 0;
+    }
+    for (uint32_t i = 0; i < n_valid; i++)
+        p[i] /= sum;
+    return n_kept;
+}

@@ -1,0 +1,71 @@
+// The CPU truth of every verb of host/ops.h, in double and on plain arrays: rows of floats one after the other, without padding,
+// pages or packing. Slow and obvious on purpose; the self-test and tests/op_*.c hold the kernels against it.
+//
+// `size` (NULL where it is not wanted) tells how far rounding may move a value: the absolute values that were added up to make
+// it, carried through what follows. Steps that are each off by a relative e move the result by about e * size.
+#ifndef PM_REFERENCE_H
+#define PM_REFERENCE_H
+
+#include "host/base.h"
+#include "shaders/abi.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// values (n) <- whole blocks of a file, any alignment
+void pm_ref_decode(pm_dtype dtype, const void *blocks, uint64_t n, float *values);
+
+// x (n, dim) = rows of table (vocab, dim) named by `rows`, normed = x * gain (dim), squares (n) = sums of x^2
+void pm_ref_embed(const float *table, const float *gain, const struct pm_row *rows, uint32_t n, uint32_t dim, double *x,
+                  double *normed, double *squares);
+
+// What RMSNorm multiplies a row of dim values by, from the partial sums of their squares.
+double pm_ref_norm_factor(const float *squares, uint32_t n_parts, uint32_t dim, float eps);
+
+typedef struct pm_ref_linear_args {
+    uint32_t n, rows, cols;
+    const float *x;       // (n, cols); under a norm times the norm's gain already
+    const float *w;       // (rows, cols)
+    const float *squares; // (n, n_parts): of the norm; NULL: none
+    uint32_t n_parts;
+    float eps;
+    const float *bias; // (rows); NULL: none
+    const float *add;  // (n, rows), what the product is added to; NULL: nothing
+    bool glu;          // rows come in pairs gate, up: y has rows / 2 columns
+} pm_ref_linear_args;
+// y (n, rows) = factor * (x * w^T) + bias + add, or y (n, rows / 2) = silu(gate) * up of it
+void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size);
+
+typedef struct pm_ref_rope_store_args {
+    uint32_t n, n_heads, n_kv_heads, head_dim;
+    const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)
+    const float *q_gain, *k_gain; // (head_dim); both NULL: no norm
+    float eps;
+    const float *angles; // (positions, head_dim / 2, 2): cos, sin
+    const struct pm_row *rows;
+} pm_ref_rope_store_args;
+// out (n, n_heads + 2 n_kv_heads, head_dim): q heads, then the k and v heads that go to the cache
+void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *size);
+
+typedef struct pm_ref_attend_args {
+    uint32_t n, n_heads, n_kv_heads, head_dim;
+    const float *q;     // (n, n_heads, head_dim)
+    const float *k, *v; // (n_seqs, max_len, n_kv_heads, head_dim)
+    uint32_t max_len;
+    const struct pm_row *rows;
+    float scale;
+} pm_ref_attend_args;
+// out (n, n_heads, head_dim)
+void pm_ref_attend(const pm_ref_attend_args *a, double *out, double *size);
+
+// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what top-k, top-p and min-p drop. Greedy is 1
+// for the lowest id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p and
+// min-p by as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at
+// +slack never. Returns how many ids have p > 0.
+uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, double slack, double *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,185 @@
+// What the files of the loader share. Every reader takes bytes and a path for its messages, so that tests and fuzzers can call it
+// without a disk. Strings it keeps lie in the pm_file's arena or in a mapping.
+#ifndef PM_LOADER_INTERNAL_H
+#define PM_LOADER_INTERNAL_H
+
+#include "loader/loader.h"
+
+struct cJSON;
+
+// One file of weights.
+typedef struct pm_shard {
+    const char *path;
+    pm_map map;
+} pm_shard;
+
+struct pm_file {
+    pm_arena arena;
+    pm_shard *shards;
+    size_t n_shards;
+    pm_tensor_view *tensors; // sorted by name once pm_file_finish has run
+    size_t n_tensors, tensor_room;
+    pm_config config;
+    pm_vocab_data vocab;
+    bool has_vocab;
+    pm_str chat_template;
+};
+
+// ---- file.c -----------------------------------------------------------------------------------------------------------
+
+// "PATH: out of memory"
+pm_status pm_no_memory(const char *path);
+// A 0-terminated copy; NULL when there is no memory.
+char *pm_text_copy(pm_arena *arena, const char *p, size_t n);
+// The file `name` in the folder of `path`; NULL when there is no memory.
+char *pm_path_beside(pm_arena *arena, const char *path, const char *name);
+// `shards` for n files, unmapped, without paths.
+pm_status pm_file_make_shards(pm_file *file, const char *path, size_t n);
+pm_status pm_file_map_shard(pm_file *file, size_t i, const char *path);
+
+// Room for n more tensors.
+pm_status pm_file_reserve(pm_file *file, const char *path, size_t n);
+// Adds `view` (name, dtype and dims are set); its bytes begin at `offset` of the shard. The range is checked against the file.
+// What was reserved must suffice. *size: the bytes it takes.
+pm_status pm_file_add(pm_file *file, const pm_shard *shard, pm_tensor_view view, uint64_t offset, uint64_t *size);
+// Sorts the tensors, then checks that names are unique and that all the config implies is there in the right shape.
+pm_status pm_file_finish(pm_file *file, const char *path);
+
+// A tensor's bytes in its file, to see whether two overlap.
+typedef struct pm_range {
+    uint64_t begin, end;
+    const char *name;
+} pm_range;
+// Sorts by `begin`; PM_ERR_FILE when two overlap.
+pm_status pm_ranges_check(const char *path, pm_range *ranges, size_t n);
+
+// ---- config.c ---------------------------------------------------------------------------------------------------------
+
+// What we run. A row says how a name in a file becomes flags.
+typedef struct pm_architecture {
+    const char *name; // config.json's model_type and gguf's general.architecture
+    const char *hf;   // config.json's architectures[0]
+    bool gguf;        // its gguf files keep the rotary pairs half a head apart
+    bool qk_norm, qkv_bias;
+    uint32_t head_dim; // where config.json gives none; 0: dim / n_heads
+} pm_architecture;
+// By either name; NULL when we do not run it.
+const pm_architecture *pm_architecture_find(const char *name);
+// "PATH: architecture NAME is not supported; supported are ..."
+pm_status pm_architecture_fail(const char *path, const char *name);
+
+// The numbers both formats give, under their two names.
+typedef struct pm_config_key {
+    const char *hf, *gguf;
+    size_t offset; // of the uint32_t in pm_config
+    uint32_t max;
+    bool required;
+} pm_config_key;
+const pm_config_key *pm_config_keys(size_t *n);
+
+// Values that mean "the file does not say".
+void pm_config_init(pm_config *config);
+// Fills what follows from other fields and refuses what cannot be run.
+pm_status pm_config_finish(const char *path, pm_config *config);
+// Adds an id on which generation stops, once.
+pm_status pm_config_add_eos(const char *path, pm_config *config, int32_t id);
+// PM_ERR_FILE unless every tensor the config implies is among the sorted ones; PM_ERR_UNSUPPORTED for one it does not explain.
+pm_status pm_config_check_tensors(const char *path, const pm_file *file);
+
+// ---- vocab.c ----------------------------------------------------------------------------------------------------------
+
+// The split pattern that gguf's tokenizer.ggml.pre names, and whether text is normalised first.
+void pm_vocab_set_pre(pm_vocab_data *vocab, pm_str name);
+// Splits "left right" at its only space; false when it is not such a pair.
+bool pm_vocab_split_merge(pm_str text, pm_vocab_merge *merge);
+// True for the texts of control tokens that end an answer in the families we know.
+bool pm_vocab_is_end(pm_str text);
+
+// ---- json.c: the only file beside hf_*.c and safetensors.c that knows cJSON ----------------------------------------------
+
+// The whole of `text` as one JSON value; the caller calls cJSON_Delete.
+pm_status pm_json_parse(const char *path, const char *text, size_t n, struct cJSON **root);
+pm_status pm_json_open(const char *path, struct cJSON **root);
+// A member that is there and not null, else NULL.
+const struct cJSON *pm_json_get(const struct cJSON *object, const char *key);
+// These leave *out as it is when the member is absent or null, and fail with PM_ERR_FILE when it has another type or range.
+pm_status pm_json_double(const char *path, const struct cJSON *object, const char *key, double min, double max, double *out);
+pm_status pm_json_float(const char *path, const struct cJSON *object, const char *key, double min, double max, float *out);
+pm_status pm_json_u32(const char *path, const struct cJSON *object, const char *key, uint32_t max, uint32_t *out);
+pm_status pm_json_i32(const char *path, const struct cJSON *object, const char *key, int32_t min, int32_t max, int32_t *out);
+pm_status pm_json_bool(const char *path, const struct cJSON *object, const char *key, bool *out);
+pm_status pm_json_string(const char *path, const struct cJSON *object, const char *key, const char **out);
+// A number that is an integer in [min, max].
+bool pm_json_is_integer(const struct cJSON *item, double min, double max);
+
+// ---- hf_json.c, hf_vocab.c ----------------------------------------------------------------------------------------------
+
+pm_status pm_hf_read_config(const char *path, const struct cJSON *root, pm_config *config);
+pm_status pm_hf_read_generation(const char *path, const struct cJSON *root, pm_config *config);
+pm_status pm_hf_read_vocab(const char *path, const struct cJSON *root, pm_arena *arena, uint32_t vocab_size, pm_vocab_data *vocab);
+pm_status pm_hf_read_tokenizer_config(const char *path, const struct cJSON *root, pm_arena *arena, pm_vocab_data *vocab,
+                                      pm_str *chat_template);
+// config.json at `path` and the files beside it.
+pm_status pm_hf_open_config(pm_file *file, const char *path);
+pm_status pm_hf_open_vocab(pm_file *file, const char *config_path);
+
+// ---- safetensors.c ------------------------------------------------------------------------------------------------------
+
+// `path` is a folder or a .safetensors file.
+pm_status pm_safetensors_open(pm_file *file, const char *path);
+pm_status pm_safetensors_read(pm_file *file, const pm_shard *shard);
+// The shards' names, each once, in the order of their first appearance.
+pm_status pm_safetensors_read_index(const char *path, const struct cJSON *root, pm_arena *arena, const char ***names, size_t *n);
+
+// ---- gguf.c, gguf_model.c -----------------------------------------------------------------------------------------------
+
+// The numbers a gguf file writes before each value.
+typedef enum pm_gguf_type {
+    PM_GGUF_U8,
+    PM_GGUF_I8,
+    PM_GGUF_U16,
+    PM_GGUF_I16,
+    PM_GGUF_U32,
+    PM_GGUF_I32,
+    PM_GGUF_F32,
+    PM_GGUF_BOOL,
+    PM_GGUF_STRING,
+    PM_GGUF_ARRAY,
+    PM_GGUF_U64,
+    PM_GGUF_I64,
+    PM_GGUF_F64,
+    PM_GGUF_TYPE_COUNT
+} pm_gguf_type;
+
+// A metadata entry; `value` points into the mapping, at the first element.
+typedef struct pm_gguf_entry {
+    pm_str key;
+    pm_gguf_type type; // of an array: of its elements
+    bool is_array;
+    uint64_t n; // elements; 1 where it is no array
+    const uint8_t *value;
+} pm_gguf_entry;
+
+typedef struct pm_gguf {
+    const pm_shard *shard;
+    pm_gguf_entry *entries;
+    uint64_t n_entries;
+} pm_gguf;
+
+bool pm_gguf_is(const uint8_t *data, uint64_t size);
+pm_status pm_gguf_open(pm_file *file, const char *path);
+// Header, metadata (left in *gguf) and tensors (added to the file).
+pm_status pm_gguf_read(pm_file *file, const pm_shard *shard, pm_gguf *gguf);
+const pm_gguf_entry *pm_gguf_find(const pm_gguf *gguf, const char *key);
+// The value that begins at *p, which advances; the reader has checked that it lies in the file.
+uint32_t pm_gguf_next_u32(const uint8_t **p);
+pm_str pm_gguf_next_string(const uint8_t **p);
+// As the pm_json_ ones: absent leaves *out as it is.
+pm_status pm_gguf_get_u32(const pm_gguf *gguf, const char *key, uint32_t max, uint32_t *out);
+pm_status pm_gguf_get_double(const pm_gguf *gguf, const char *key, double min, double max, double *out);
+pm_status pm_gguf_get_bool(const pm_gguf *gguf, const char *key, bool *out);
+pm_status pm_gguf_get_string(const pm_gguf *gguf, const char *key, pm_str *out);
+// Config, vocabulary and chat template from the metadata; the tensors have been added.
+pm_status pm_gguf_read_model(pm_file *file, const pm_gguf *gguf);
+
+#endif

@@ -1,0 +1,108 @@
+// The face of the loader: a model on disk, in any format we read, as names, shapes and bytes. No Vulkan, no forward pass.
+// Everything handed out is a view into the mapping or into the pm_file, valid until pm_file_close.
+#ifndef PM_LOADER_H
+#define PM_LOADER_H
+
+#include "host/base.h"
+
+typedef struct pm_file pm_file;
+
+// A tensor as it stands in the file.
+typedef struct pm_tensor_view {
+    const char *name; // gguf's spelling in every format: "token_embd.weight", "blk.3.attn_q.weight", ...
+    pm_dtype dtype;
+    int n_dims;
+    uint64_t dims[4];    // slowest first: a matrix is {rows, cols}; unused ones are 1
+    const uint8_t *data; // any alignment
+    uint64_t size;       // bytes: exactly what dtype and dims need
+} pm_tensor_view;
+
+typedef enum pm_rope_scaling { PM_ROPE_NONE, PM_ROPE_LINEAR, PM_ROPE_YARN } pm_rope_scaling;
+
+// YaRN: https://arxiv.org/abs/2309.00071; names as in transformers' rope_parameters. 0 means "not given" where 0 is no value.
+typedef struct pm_rope_config {
+    double theta;
+    pm_rope_scaling scaling;
+    double factor;
+    uint32_t original_ctx;   // original_max_position_embeddings
+    double attention_factor; // 0: from the factor, 0.1 ln(factor) + 1
+    double beta_fast, beta_slow;
+    double mscale, mscale_all_dim;
+    bool truncate; // floor and ceil of the ramp's ends; true unless the file says false
+    // Inverse frequencies rounded to bfloat16, as a transformers model that was cast as a whole has them. No file says so.
+    bool bf16_frequencies;
+} pm_rope_config;
+
+// What the forward pass must know, as dimensions and flags; never a model name.
+typedef struct pm_config {
+    const char *architecture; // for messages only: "qwen3"
+    uint32_t n_layers;
+    uint32_t dim;        // hidden_size
+    uint32_t n_heads;    // query heads
+    uint32_t n_kv_heads; // divides n_heads
+    uint32_t head_dim;   // even
+    uint32_t ffn_dim;    // intermediate_size
+    uint32_t vocab_size; // rows of the embedding; may exceed the ids the tokenizer knows
+    uint32_t max_ctx;    // max_position_embeddings / context_length; with YaRN at least factor * original_ctx
+    float norm_eps;
+    bool tied_head; // the head is the embedding
+    bool qk_norm;   // blk.N.attn_q_norm and attn_k_norm are there
+    bool qkv_bias;  // blk.N.attn_q.bias and so on are there
+    pm_rope_config rope;
+
+    int32_t bos, pad; // -1: none
+    int32_t eos[8];   // generation stops on any of them
+    int n_eos;
+
+    // The checkpoint's own sampling defaults (generation_config.json; gguf's general.sampling.*). do_sample false: greedy.
+    bool do_sample;
+    float temperature, top_p, min_p;
+    int top_k;
+} pm_config;
+
+typedef struct pm_vocab_token {
+    pm_str text;  // in the byte alphabet of GPT-2 for ordinary tokens; literal UTF-8 for added ones
+    bool added;   // matched in the raw text before anything else
+    bool special; // skipped when decoding to plain text (control token)
+    bool used;    // false: a hole in the ids or a padding row
+} pm_vocab_token;
+
+typedef struct pm_vocab_merge {
+    pm_str left, right;
+} pm_vocab_merge;
+
+typedef struct pm_vocab_data {
+    uint32_t n_tokens;            // at most the config's vocab_size; rows of the embedding from here on are padding
+    const pm_vocab_token *tokens; // by id
+    uint32_t n_merges;
+    const pm_vocab_merge *merges; // by rank
+    pm_str regex;                 // pre-tokenizer split pattern as written in tokenizer.json; gguf's "pre" name is translated to it
+    bool nfc;                     // normalise with NFC first
+    bool add_bos;
+} pm_vocab_data;
+
+// Opens a folder (config.json beside *.safetensors, single or sharded by index), one .safetensors file with its config.json
+// beside it, or a .gguf file (of a split one: any part; the others are found beside it). Every size, offset, shape and type is
+// checked here, against the file's length and against the config: what is returned can be read without further tests.
+// Errors: PM_ERR_IO, PM_ERR_FILE, PM_ERR_UNSUPPORTED, PM_ERR_MEMORY; *file is NULL then.
+pm_status pm_file_open(const char *path, pm_file **file);
+// Opens a tokenizer.json alone, for tests and tools: the vocabulary is there, the config is zero, there are no tensors and no
+// chat template.
+pm_status pm_file_open_tokenizer(const char *path, pm_file **file);
+void pm_file_close(pm_file **file);
+
+const pm_config *pm_file_config(const pm_file *file);
+// NULL when the model has no such tensor.
+const pm_tensor_view *pm_file_find(const pm_file *file, const char *name);
+const pm_tensor_view *pm_file_tensors(const pm_file *file, size_t *n);
+// NULL when the model comes without a tokenizer.
+const pm_vocab_data *pm_file_vocab(const pm_file *file);
+// The Jinja text of the chat template; n == 0 when there is none.
+pm_str pm_file_chat_template(const pm_file *file);
+// Lets the pages of a tensor that has been uploaded go.
+void pm_file_forget(const pm_file *file, const pm_tensor_view *tensor);
+
+// Decodes n elements (whole blocks) of `src` to floats: exactly the values the format defines (dequant.c).
+void pm_dequant(pm_dtype dtype, const void *src, float *dst, size_t n);
+
+#endif

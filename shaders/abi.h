@@ -1,0 +1,108 @@
+// What C and GLSL agree on. Compiled by both: only #define, and structs of uint and float members, so that C's layout and
+// std430's are the same. Shapes are in elements, strides in elements unless said otherwise.
+#ifndef PM_ABI_H
+#define PM_ABI_H
+
+#ifndef GL_core_profile // C
+#include <stdint.h>
+typedef uint32_t uint;
+#endif
+
+#define PM_MAX_BINDINGS 10  // storage buffers of the one descriptor set layout
+#define PM_MAX_SPEC     12  // specialization constants of a kernel, ids 0..11
+#define PM_MAX_ARGS     128 // bytes of push constants: what Vulkan guarantees
+
+#define PM_BLOCK 32 // columns of a packed weight row come in blocks of 32; rows of activations are padded to it with zeros
+#define PM_PAGE  32 // positions in a page of the KV cache
+
+// One row of a batch.
+struct pm_row {
+    uint token;
+    uint seq; // row of the page table
+    uint pos; // position in its sequence, from 0; attends to positions [0, pos]
+    uint spare;
+};
+
+// How the next token of one output is drawn. Order: temperature, top-k, top-p, min-p (transformers' order).
+struct pm_sampling {
+    float temperature; // 0: greedy, the others are ignored
+    float top_p;       // 1: off
+    float min_p;       // 0: off
+    uint top_k;        // 0: off
+    uint seed_lo, seed_hi;
+    uint spare0, spare1;
+};
+
+// y (n, rows) = epilogue(scale (n) * (x (n, cols) * W (rows, cols)^T)); matvec and matmul share it
+struct pm_linear_args {
+    uint n0, n;        // this dispatch takes rows [n0, n) of x
+    uint rows;         // rows of W in this dispatch
+    uint row0;         // where they stand in the whole W: the output column of the first
+    uint blocks;       // ceil(cols / PM_BLOCK)
+    uint scale_stride; // 32-bit words of a row of W's scale plane
+    uint x_stride;     // floats; a multiple of PM_BLOCK
+    uint y_stride;
+    uint n_parts; // partial sums of squares a row in `squares`; 0: no norm
+    uint squares_stride;
+    float inv_dim; // 1 / columns under the norm
+    float eps;
+    uint part0; // PM_LINEAR_ADD: the part of out_squares that workgroup 0 of this dispatch writes
+};
+
+// Bits of the EPILOGUE specialization constant of matvec and matmul.
+#define PM_LINEAR_NORM 1u // scale = rsqrt(sum(squares) * inv_dim + eps), else 1
+#define PM_LINEAR_BIAS 2u // + bias (rows)
+#define PM_LINEAR_ADD  4u // y += ..., then normed = y * gain and out_squares = partial sums of y^2
+#define PM_LINEAR_GLU  8u // rows come in pairs gate, up: y (n, rows / 2) = silu(gate) * up
+
+// What a workgroup of matmul computes: rows of W by rows of x, with PM_TILE_ROWS * PM_TILE_COLS / 16 invocations.
+#define PM_TILE_ROWS 64
+#define PM_TILE_COLS 32
+
+struct pm_embed_args {
+    uint row0, rows; // rows of the table in this dispatch; other tokens are left to the other dispatches
+    uint blocks;
+    uint scale_stride;
+    uint dim;
+    uint x_stride;
+    uint squares_stride;
+};
+
+struct pm_gather_args {
+    uint dim_words; // floats of a row to copy
+    uint x_stride;
+    uint n_parts;
+    uint squares_stride;
+};
+
+struct pm_rope_store_args {
+    uint n_heads, n_kv_heads;
+    uint qkv_stride;
+    uint q_stride;
+    uint max_pages; // entries of a row of the page table
+    float eps;
+};
+
+struct pm_attend_args {
+    uint n_heads, n_kv_heads;
+    uint q_stride;
+    uint out_stride;
+    uint max_pages;
+    uint n_splits;  // 1: writes the result; else partial results for attend_merge
+    uint split_len; // positions a split; a multiple of PM_PAGE
+    float scale;    // of q.k
+};
+
+struct pm_attend_merge_args {
+    uint n_heads;
+    uint n_splits;
+    uint out_stride;
+};
+
+struct pm_sample_args {
+    uint vocab; // ids at and above it are padding and never drawn
+    uint logits_stride;
+    uint result0; // where in `results` the first output's id goes
+};
+
+#endif

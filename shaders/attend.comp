@@ -1,0 +1,140 @@
+// A workgroup of head_dim / 2 lanes a (kv head, batch row, split of the cache), for the GROUP query heads that share the kv head:
+// online softmax over tiles of WORKGROUP positions (https://arxiv.org/abs/1805.02867). Scores: a lane a position. Values: a lane
+// a pair of dims. Exponentials are base 2, with log2(e) folded into q. Causality is arithmetic: the row's position bounds the loop.
+// Bytes read: K and V of the split once for all GROUP heads.
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "kv.glsl"
+PM_ARGS(pm_attend_args);
+
+layout(constant_id = 1) const uint HEAD_DIM = 128;
+layout(constant_id = 2) const uint GROUP = 4; // n_heads / n_kv_heads
+
+layout(binding = 0) readonly buffer Q {
+    float q[]; // (n, q_stride)
+};
+layout(binding = 1) readonly buffer Rows {
+    pm_row rows[];
+};
+layout(binding = 2) readonly buffer Pages {
+    uint pages[];
+};
+layout(binding = 3) readonly buffer K {
+    uvec4 k[];
+};
+layout(binding = 4) readonly buffer V {
+    kv_pair v[];
+};
+layout(binding = 5) buffer Out {
+    float result[]; // (n, out_stride)
+};
+layout(binding = 6) buffer Partial {
+    float partial[]; // (n, n_heads, n_splits, HEAD_DIM + 2): sum of p v, greatest score, sum of p
+};
+
+const float LOG2_E = 1.44269504088896340736;
+const float LOWEST = -3.0e38;
+
+shared float q_group[GROUP * HEAD_DIM];
+shared float scores[GROUP * WORKGROUP];
+shared float probs[GROUP * WORKGROUP];
+
+vec2 sum_pv[GROUP];
+float greatest[GROUP];
+float sum_p[GROUP];
+
+void score(uint page, uint pos, uint head, bool valid) {
+    float dots[GROUP];
+    PM_UNROLL for (uint g = 0; g < GROUP; g++) dots[g] = 0;
+    uint at = k_at(page, pos, head, a.n_kv_heads, HEAD_DIM);
+    for (uint c = 0; c < HEAD_DIM / KV_CHUNK; c++) {
+        uvec4 chunk = k[at + c * PM_PAGE];
+        PM_UNROLL for (uint i = 0; i < 4; i++) {
+#if defined(KV_F16)
+            vec2 kv = unpackHalf2x16(chunk[i]);
+            PM_UNROLL for (uint g = 0; g < GROUP; g++) {
+                uint d = g * HEAD_DIM + c * KV_CHUNK + 2 * i;
+                dots[g] = fma(kv.y, q_group[d + 1], fma(kv.x, q_group[d], dots[g]));
+            }
+#else
+            PM_UNROLL for (uint g = 0; g < GROUP; g++)
+                dots[g] = fma(uintBitsToFloat(chunk[i]), q_group[g * HEAD_DIM + c * KV_CHUNK + i], dots[g]);
+#endif
+        }
+    }
+    PM_UNROLL for (uint g = 0; g < GROUP; g++)
+        scores[g * WORKGROUP + gl_LocalInvocationID.x] = valid ? dots[g] : LOWEST;
+}
+
+// Turns the tile's scores into probabilities relative to the greatest score so far, and rescales what was summed before.
+void renew(uint g, bool valid) {
+    float most = greatest[g];
+    for (uint t = 0; t < WORKGROUP; t++)
+        most = max(most, scores[g * WORKGROUP + t]);
+    uint at = g * WORKGROUP + gl_LocalInvocationID.x;
+    probs[at] = valid ? exp2(scores[at] - most) : 0.0;
+    float old = exp2(greatest[g] - most);
+    sum_pv[g] *= old;
+    sum_p[g] *= old;
+    greatest[g] = most;
+}
+
+void store(uint n, uint head, uint split) {
+    uint d = 2 * gl_LocalInvocationID.x;
+    PM_UNROLL for (uint g = 0; g < GROUP; g++) {
+        uint q_head = head * GROUP + g;
+        if (a.n_splits == 1) {
+            uint to = n * a.out_stride + q_head * HEAD_DIM + d;
+            result[to] = sum_pv[g].x / sum_p[g];
+            result[to + 1] = sum_pv[g].y / sum_p[g];
+        } else {
+            uint to = ((n * a.n_heads + q_head) * a.n_splits + split) * (HEAD_DIM + 2);
+            partial[to + d] = sum_pv[g].x;
+            partial[to + d + 1] = sum_pv[g].y;
+            if (d == 0) {
+                partial[to + HEAD_DIM] = greatest[g];
+                partial[to + HEAD_DIM + 1] = sum_p[g];
+            }
+        }
+    }
+}
+
+void main() {
+    uint head = gl_WorkGroupID.x, n = gl_WorkGroupID.y, split = gl_WorkGroupID.z;
+    uint lane = gl_LocalInvocationID.x;
+    pm_row row = rows[n];
+    uint start = split * a.split_len, end = row.pos + 1;
+    if (a.n_splits > 1)
+        end = min(end, start + a.split_len);
+
+    for (uint i = lane; i < GROUP * HEAD_DIM; i += WORKGROUP)
+        q_group[i] = q[n * a.q_stride + head * GROUP * HEAD_DIM + i] * (a.scale * LOG2_E);
+    PM_UNROLL for (uint g = 0; g < GROUP; g++) {
+        sum_pv[g] = vec2(0);
+        greatest[g] = LOWEST;
+        sum_p[g] = 0;
+    }
+    barrier();
+
+    uint table = row.seq * a.max_pages;
+    for (uint tile = start; tile < end; tile += WORKGROUP) {
+        bool valid = tile + lane < end;
+        uint pos = min(tile + lane, end - 1);
+        score(pages[table + pos / PM_PAGE], pos, head, valid);
+        barrier();
+        PM_UNROLL for (uint g = 0; g < GROUP; g++) renew(g, valid);
+        barrier();
+        uint count = min(WORKGROUP, end - tile);
+        for (uint t = 0; t < count; t++) {
+            uint at = v_at(pages[table + (tile + t) / PM_PAGE], tile + t, head, a.n_kv_heads, HEAD_DIM);
+            vec2 value = kv_unpack(v[at + lane]);
+            PM_UNROLL for (uint g = 0; g < GROUP; g++) {
+                float p = probs[g * WORKGROUP + t];
+                sum_pv[g] = fma(vec2(p), value, sum_pv[g]);
+                sum_p[g] += p;
+            }
+        }
+    }
+    store(n, head, split);
+}

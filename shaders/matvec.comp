@@ -1,0 +1,164 @@
+// y (n, rows) = epilogue(x (n, cols) * W (rows, cols)^T) for few rows of x: every weight is read once for COLS of them.
+// LANES invocations share ROWS rows of W and step through its blocks side by side. LANES = 1 is the form for drivers whose
+// lanes are SIMD slots of a CPU: x is then the same for all lanes (one scalar load), and no lane waits for another.
+// Bytes read an output: a row of W / COLS; x comes from cache.
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#define W_BINDING 0
+#define S_BINDING 1
+#include "weights.glsl"
+#include "linear.glsl"
+
+layout(constant_id = 2) const uint LANES = 1;
+layout(constant_id = 3) const uint ROWS = 2; // even
+layout(constant_id = 4) const uint COLS = 1;
+
+const uint UNITS = WORKGROUP / LANES;   // groups of lanes in a workgroup
+const uint SUMS = (ROWS + 1) * COLS;    // of a lane: a product for each row and column, and the squares under the norm
+const bool SHARED_LANES = LANES > 1;
+shared float lane_sums[SHARED_LANES ? SUMS * WORKGROUP : 1];
+shared float lane_squares[(EPILOGUE & PM_LINEAR_ADD) != 0 ? COLS * WORKGROUP : 1];
+
+float sums[SUMS];
+float finished[SUMS]; // LANES == 1: the same where an index may vary, so that `sums` can stay in registers
+
+float fma4(vec4 w, vec4 v, float sum) {
+    return fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sum))));
+}
+
+vec4 load_x(uint col, uint block, uint j) {
+    return x[min(col, a.n - 1) * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
+}
+
+// One column: the scale is applied once a block, to the block's sum. More: to each weight, which serves all columns.
+const bool SCALE_SUMS = W_SCALED != 0 && COLS == 1;
+const bool SCALE_WEIGHTS = W_SCALED != 0 && COLS > 1;
+
+// Adds a block of ROWS rows times COLS columns: every word of the block is loaded before it is used, 16 bytes at a time.
+void add_block_wide(uint row, uint col, uint block) {
+    packed_block p[ROWS];
+    float scale[ROWS], dots[ROWS];
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+        uint safe_row = min(row + r, a.rows - 1);
+        p[r] = weights_load(safe_row, block, a.blocks);
+        scale[r] = weights_scale(safe_row, block, a.scale_stride);
+        dots[r] = 0;
+    }
+    PM_UNROLL for (uint j = 0; j < PM_BLOCK / 4; j++) {
+        vec4 w[ROWS];
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+            w[r] = weights_unpack(p[r], j);
+            if (SCALE_WEIGHTS)
+                w[r] *= scale[r];
+        }
+        PM_UNROLL for (uint c = 0; c < COLS; c++) {
+            vec4 v = load_x(col + c, block, j);
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                if (SCALE_SUMS)
+                    dots[r] = fma4(w[r], v, dots[r]);
+                else
+                    sums[r * COLS + c] = fma4(w[r], v, sums[r * COLS + c]);
+            }
+        }
+    }
+    if (SCALE_SUMS)
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) sums[r] = fma(scale[r], dots[r], sums[r]);
+}
+
+// The same with 8 columns of the block at a time, in a loop that stays one: a software driver compiles 4 times less code (with
+// 8 rows and 8 columns unrolled, LLVM 15 took ten seconds a kernel), and gains nothing from wide loads.
+void add_block_small(uint row, uint col, uint block) {
+    float scale[ROWS], dots[ROWS];
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+        scale[r] = weights_scale(min(row + r, a.rows - 1), block, a.scale_stride);
+        dots[r] = 0;
+    }
+    [[dont_unroll]] for (uint i = 0; i < PM_BLOCK / 8; i++) {
+        vec4 lo[ROWS], hi[ROWS];
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+            weights_eight(min(row + r, a.rows - 1), block, a.blocks, i, lo[r], hi[r]);
+            if (SCALE_WEIGHTS) {
+                lo[r] *= scale[r];
+                hi[r] *= scale[r];
+            }
+        }
+        PM_UNROLL for (uint c = 0; c < COLS; c++) {
+            vec4 v0 = load_x(col + c, block, 2 * i), v1 = load_x(col + c, block, 2 * i + 1);
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                if (SCALE_SUMS)
+                    dots[r] = fma4(hi[r], v1, fma4(lo[r], v0, dots[r]));
+                else
+                    sums[r * COLS + c] = fma4(hi[r], v1, fma4(lo[r], v0, sums[r * COLS + c]));
+            }
+        }
+    }
+    if (SCALE_SUMS)
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) sums[r] = fma(scale[r], dots[r], sums[r]);
+}
+
+// The sum number i over the lanes that share the work of this one.
+float sum_lanes(uint i) {
+    if (!SHARED_LANES)
+        return finished[i];
+    uint first = i * WORKGROUP + gl_LocalInvocationID.x / LANES * LANES;
+    float sum = 0;
+    for (uint l = 0; l < LANES; l++)
+        sum += lane_sums[first + l];
+    return sum;
+}
+
+float norm_scale(uint c) {
+    if ((EPILOGUE & PM_LINEAR_NORM) == 0)
+        return 1.0;
+    return inversesqrt(sum_lanes(ROWS * COLS + c) * a.inv_dim + a.eps);
+}
+
+void main() {
+    uint tid = gl_LocalInvocationID.x;
+    uint lane = SHARED_LANES ? tid % LANES : 0;
+    uint row = (gl_WorkGroupID.x * UNITS + tid / LANES) * ROWS;
+    uint col = a.n0 + gl_WorkGroupID.y * COLS;
+
+    PM_UNROLL for (uint i = 0; i < SUMS; i++) sums[i] = 0;
+    for (uint block = lane; block < a.blocks; block += LANES)
+        if (SHARED_LANES)
+            add_block_wide(row, col, block);
+        else
+            add_block_small(row, col, block);
+    if ((EPILOGUE & PM_LINEAR_NORM) != 0)
+        PM_UNROLL for (uint c = 0; c < COLS; c++)
+            for (uint i = lane; i < a.n_parts; i += LANES)
+                sums[ROWS * COLS + c] += squares[min(col + c, a.n - 1) * a.squares_stride + i];
+
+    if (SHARED_LANES) {
+        PM_UNROLL for (uint i = 0; i < SUMS; i++) lane_sums[i * WORKGROUP + tid] = sums[i];
+        barrier();
+    } else {
+        PM_UNROLL for (uint i = 0; i < SUMS; i++) finished[i] = sums[i];
+    }
+
+    // The lanes of a unit share its pairs of rows; pair i is rows 2 (i / COLS), column i % COLS.
+    // (Unrolled, the stores of all pairs were most of what a software driver had to compile.)
+    [[dont_unroll]] for (uint c = 0; c < COLS; c++) {
+        float written = 0;
+        [[dont_unroll]] for (uint r = 0; r < ROWS; r += 2) {
+            bool mine = !SHARED_LANES || (r / 2 * COLS + c) % LANES == lane;
+            if (mine && row + r < a.rows && col + c < a.n) {
+                vec2 v = vec2(sum_lanes(r * COLS + c), sum_lanes((r + 1) * COLS + c));
+                written += linear_store(v * norm_scale(c), row + r, col + c);
+            }
+        }
+        if ((EPILOGUE & PM_LINEAR_ADD) != 0)
+            lane_squares[c * WORKGROUP + tid] = written;
+    }
+    if ((EPILOGUE & PM_LINEAR_ADD) != 0) {
+        barrier();
+        for (uint c = tid; c < COLS && col + c < a.n; c += WORKGROUP) {
+            float sum = 0;
+            for (uint i = 0; i < WORKGROUP; i++)
+                sum += lane_squares[c * WORKGROUP + i];
+            out_squares[(col + c) * a.squares_stride + a.part0 + gl_WorkGroupID.x] = sum;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+// A workgroup of head_dim / 4 lanes a head of a batch row: q heads are normed, rotated and written out, k heads the same into
+// the cache, v heads copied into it. A lane holds dims (i, i + 1) and (i + half, i + 1 + half): two rotations ("NeoX" pairs).
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "kv.glsl"
+PM_ARGS(pm_rope_store_args);
+
+layout(constant_id = 1) const uint HEAD_DIM = 128;
+layout(constant_id = 2) const uint NORM = 1; // per-head RMSNorm of q and k
+const uint HALF = HEAD_DIM / 2;
+
+layout(binding = 0) readonly buffer Qkv {
+    float qkv[]; // (n, qkv_stride): q heads, k heads, v heads
+};
+layout(binding = 1) readonly buffer QGain {
+    float q_gain[]; // (HEAD_DIM)
+};
+layout(binding = 2) readonly buffer KGain {
+    float k_gain[];
+};
+layout(binding = 3) readonly buffer Angles {
+    vec2 angles[]; // (positions, HALF) of cos, sin
+};
+layout(binding = 4) readonly buffer Rows {
+    pm_row rows[];
+};
+layout(binding = 5) readonly buffer Pages {
+    uint pages[]; // (n_seqs, max_pages)
+};
+layout(binding = 6) buffer Q {
+    float q[]; // (n, q_stride)
+};
+layout(binding = 7) buffer K {
+    kv_pair k[];
+};
+layout(binding = 8) buffer V {
+    kv_pair v[];
+};
+
+shared float sums[WORKGROUP];
+
+float head_scale(vec2 lo, vec2 hi) {
+    uint lane = gl_LocalInvocationID.x;
+    sums[lane] = dot(lo, lo) + dot(hi, hi);
+    barrier();
+    float sum = 0;
+    for (uint i = 0; i < WORKGROUP; i++)
+        sum += sums[i];
+    return inversesqrt(sum / HEAD_DIM + a.eps);
+}
+
+uint k_pair(uint page, uint pos, uint head, uint dim) {
+    uint chunk = k_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + dim / KV_CHUNK * PM_PAGE;
+    return chunk * (KV_CHUNK / 2) + dim % KV_CHUNK / 2;
+}
+
+void main() {
+    uint head = gl_WorkGroupID.x, n = gl_WorkGroupID.y;
+    uint i = gl_LocalInvocationID.x * 2;
+    pm_row row = rows[n];
+    uint page = pages[row.seq * a.max_pages + row.pos / PM_PAGE];
+
+    uint at = n * a.qkv_stride + head * HEAD_DIM + i;
+    vec2 lo = vec2(qkv[at], qkv[at + 1]), hi = vec2(qkv[at + HALF], qkv[at + HALF + 1]);
+
+    uint first_v = a.n_heads + a.n_kv_heads;
+    if (head >= first_v) {
+        uint to = v_at(page, row.pos, head - first_v, a.n_kv_heads, HEAD_DIM);
+        v[to + i / 2] = kv_pack(lo);
+        v[to + (i + HALF) / 2] = kv_pack(hi);
+        return;
+    }
+
+    bool is_q = head < a.n_heads;
+    if (NORM != 0) {
+        float scale = head_scale(lo, hi);
+        if (is_q) {
+            lo *= scale * vec2(q_gain[i], q_gain[i + 1]);
+            hi *= scale * vec2(q_gain[i + HALF], q_gain[i + HALF + 1]);
+        } else {
+            lo *= scale * vec2(k_gain[i], k_gain[i + 1]);
+            hi *= scale * vec2(k_gain[i + HALF], k_gain[i + HALF + 1]);
+        }
+    }
+    vec2 t0 = angles[row.pos * HALF + i], t1 = angles[row.pos * HALF + i + 1];
+    vec2 cosines = vec2(t0.x, t1.x), sines = vec2(t0.y, t1.y);
+    vec2 out_lo = lo * cosines - hi * sines, out_hi = hi * cosines + lo * sines;
+
+    if (is_q) {
+        uint to = n * a.q_stride + head * HEAD_DIM + i;
+        q[to] = out_lo.x;
+        q[to + 1] = out_lo.y;
+        q[to + HALF] = out_hi.x;
+        q[to + HALF + 1] = out_hi.y;
+    } else {
+        k[k_pair(page, row.pos, head - a.n_heads, i)] = kv_pack(out_lo);
+        k[k_pair(page, row.pos, head - a.n_heads, i + HALF)] = kv_pack(out_hi);
+    }
+}

@@ -1,0 +1,87 @@
+#!/bin/sh
+# drivers.sh BUILD [DRIVER...]: runs the suite of a build folder on each driver; without names on lavapipe, swiftshader and radv.
+#   lavapipe     the system's Mesa
+#   swiftshader  out of Debian's chromium: subgroups of 4, no 16-bit storage, 1 GiB a buffer
+#   mesa-25      lavapipe of Debian 13, mesa-26: of Debian sid (the only one with cooperative matrices); each with its own C library
+#   native       whatever this machine's Vulkan loader finds
+#   radv         compiles every kernel for AMD chips that are not here, and prints their registers: no spill is allowed
+# A driver that cannot be had is skipped with the reason. Ends with "N passed, N failed, N skipped".
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/tests/setup.sh"
+chips="polaris10 vega10 navi10 navi21 navi31 gfx1150 gfx1201"
+# on DRIVER-FILE [LAUNCHER]: VK_ICD_FILENAMES is what loaders before 1.3.207 read.
+on() {
+    VK_DRIVER_FILES=$1 VK_ICD_FILENAMES=$1 count "$root/tests/suite.sh" "$build" "${2:-}"
+}
+
+run_lavapipe() {
+    for json in /usr/share/vulkan/icd.d/lvp_icd*.json; do
+        [ -e "$json" ] || { skip "Mesa's lavapipe is not installed" && return; }
+        on "$json"
+        return
+    done
+}
+
+run_swiftshader() {
+    if fetch_swiftshader; then on "$swiftshader"; else skip "SwiftShader cannot be fetched (no apt, network or Debian keys)"; fi
+}
+
+fetch_mesa() {
+    unpack "$1" "$2" all mesa-vulkan-drivers libvulkan1 vulkan-validationlayers
+}
+
+# mesa NAME SUITE: with the validation layer of the same suite, for the system's does not know the newer features.
+mesa() {
+    if fetch_mesa "$1" "$2"; then
+        VK_LAYER_PATH=$cache/$1/usr/share/vulkan/explicit_layer.d on "$cache/$1/usr/share/vulkan/icd.d/lvp_icd.json" "$cache/$1/with"
+    else
+        skip "$1 cannot be fetched (no apt, network or Debian keys)"
+    fi
+}
+
+# RADV itself offers the chips only up to Mesa 25; Debian 13's knows them all. The table goes to BUILD/radv.txt; it is shown
+# where nothing else was asked for.
+run_radv() {
+    [ -x "$build/tests/radv_stats" ] || { skip "this build has no radv_stats" && return; }
+    fetch_mesa mesa-25 trixie || { skip "Mesa 25 cannot be fetched" && return; }
+    table=$build/radv.txt
+    : >"$table"
+    for chip in $chips; do
+        compile_for "$chip"
+    done
+    [ $alone = 0 ] || awk 'NR == 1 || $1 != "chip"' "$table"
+}
+
+compile_for() {
+    json=$cache/mesa-25/usr/share/vulkan/icd.d/radeon_icd.json
+    RADV_FORCE_FAMILY=$1 VK_DRIVER_FILES=$json VK_ICD_FILENAMES=$json MESA_SHADER_CACHE_DISABLE=1 \
+        "$cache/mesa-25/with" "$build/tests/radv_stats" >"$totals.out" 2>"$totals.err"
+    verdict=$?
+    cat "$totals.out" >>"$table"
+    if [ $verdict = 0 ]; then
+        echo "    $1: $(grep -c "^$1 " "$totals.out") pipelines, no spill"
+        tally 1 0 0
+    else
+        grep -E 'SPILLS|DOES NOT COMPILE' "$totals.out" || tail -n 5 "$totals.err"
+        echo "    FAILED: $1: a kernel spills or does not compile ($table)"
+        tally 0 1 0
+    fi
+}
+
+build=${1:?usage: drivers.sh BUILD [native|lavapipe|swiftshader|mesa-25|mesa-26|radv]...}
+build=$(cd "$build" && pwd)
+shift
+alone=$(($# == 1))
+[ $# -gt 0 ] || set -- lavapipe swiftshader radv
+for driver; do
+    echo "$driver"
+    case $driver in
+    lavapipe | swiftshader | radv) "run_$driver" ;;
+    native) count "$root/tests/suite.sh" "$build" ;;
+    mesa-25) mesa mesa-25 trixie ;;
+    mesa-26) mesa mesa-26 sid ;;
+    *) die "no such driver: $driver" ;;
+    esac
+done
+sum

@@ -1,0 +1,43 @@
+# shellcheck shell=sh
+# Sourced by app_*.sh: runs programs and compares what they say. At the end: exit $failed.
+failed=0
+tmp=$(mktemp -d)
+out=$tmp/out err=$tmp/err
+trap 'rm -rf "$tmp"' EXIT
+
+# expect CODE "in stdout" "in stderr" PROGRAM ARGS...: an empty pattern means that nothing may be printed there, * means anything.
+# Standard input is $in, or empty.
+in=/dev/null
+expect() {
+    code=$1 in_out=$2 in_err=$3
+    shift 3
+    "$@" >"$out" 2>"$err" <"$in"
+    rc=$?
+    [ $rc = "$code" ] || bad "exit code $rc, not $code" "$@"
+    matches "$in_out" "$out" || bad "stdout lacks '$in_out'" "$@"
+    matches "$in_err" "$err" || bad "stderr lacks '$in_err'" "$@"
+}
+
+matches() {
+    case $1 in
+    '') [ ! -s "$2" ] ;;
+    '*') true ;;
+    *) grep -qF -- "$1" "$2" ;;
+    esac
+}
+
+# same "whole of stdout" PROGRAM ARGS...: success, and exactly these lines.
+same() {
+    text=$1
+    shift
+    expect 0 '*' '*' "$@"
+    [ "$text" = "$(cat "$out")" ] || bad "stdout is not '$text'" "$@"
+}
+
+bad() {
+    failed=1
+    echo "FAILED: $1"
+    shift
+    echo "  of: $*"
+    head -n 20 "$out" "$err" | sed 's/^/  | /'
+}

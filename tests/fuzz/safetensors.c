@@ -1,0 +1,23 @@
+// A safetensors file from memory, for the config that the seeds have (tests/make_loader_data.py).
+#include "fuzz.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    pm_file *file = fuzz_open(data, size);
+    pm_config *c = &file->config;
+    c->architecture = "qwen3";
+    c->n_layers = 1;
+    c->dim = c->ffn_dim = 32;
+    c->n_heads = 2;
+    c->n_kv_heads = 1;
+    c->head_dim = 16;
+    c->vocab_size = 8;
+    c->max_ctx = 64;
+    c->tied_head = size % 2 == 0; // both, without a byte of the input
+    c->qk_norm = true;
+    size_t sum = 0;
+    if (pm_safetensors_read(file, &file->shards[0]) == PM_OK && pm_config_finish("fuzz", c) == PM_OK &&
+        pm_file_finish(file, "fuzz") == PM_OK)
+        sum = fuzz_use(file);
+    fuzz_close(file);
+    return fuzz_keep(sum);
+}

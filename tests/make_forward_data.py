@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Makes tests/data/checkpoints/*/reference.{f32,json}: what the checkpoints compute in double precision. Needs numpy; run by hand.
+
+The goldens beside them (golden.json, logits.f32) come from transformers in float32, but from a model that had been cast to bfloat16
+as a whole, which rounds the inverse rotary frequencies too. This file is a second opinion, written from the papers' formulas: in full
+precision it is what the engine must compute, with rounded frequencies it must reproduce transformers' numbers. Checked here, stored:
+  reference.f32   logits of the last position of each case, frequencies in full precision
+  reference.json  the cases of golden.json with the greedy ids of full precision
+"""
+import json, math, os, struct
+import numpy as np
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data', 'checkpoints')
+NAMES = ['qwen3-gqa5', 'qwen3-hd64', 'qwen3-yarn']
+
+
+def round_bf16(x):
+    u = x.astype(np.float32).view(np.uint32)
+    return ((u + 0x7FFF + (u >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+
+def load(folder):
+    with open(folder + '/model.safetensors', 'rb') as f:
+        head = json.loads(f.read(struct.unpack('<Q', f.read(8))[0]))
+        data = f.read()
+    tensors = {}
+    for name, t in head.items():
+        if name == '__metadata__':
+            continue
+        assert t['dtype'] == 'BF16'
+        begin, end = t['data_offsets']
+        bits = np.frombuffer(data[begin:end], np.uint16).astype(np.uint32) << 16
+        tensors[name] = bits.view(np.float32).reshape(t['shape']).astype(np.float64)
+    return json.load(open(folder + '/config.json')), tensors
+
+
+def frequencies(c):
+    """Inverse frequencies and the factor on cos and sin; YaRN: arXiv 2309.00071, section 3.2 and 3.4."""
+    d, rope = c['head_dim'], c['rope_parameters']
+    base = rope['rope_theta']
+    inv = base ** -(np.arange(0, d, 2) / d)
+    if rope['rope_type'] == 'default':
+        return inv, 1.0
+    assert rope['rope_type'] == 'yarn'
+    s, length = rope['factor'], rope['original_max_position_embeddings']
+    dim = lambda turns: d * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
+    low, high = max(math.floor(dim(32)), 0), min(math.ceil(dim(1)), d - 1)
+    ramp = np.clip((np.arange(d // 2) - low) / (high - low), 0, 1)
+    return inv * (1 - ramp) + inv / s * ramp, 0.1 * math.log(s) + 1
+
+
+def norm(x, gain, eps):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain
+
+
+class Model:
+    def __init__(self, folder, bf16):
+        self.c, self.t = load(folder)
+        inv, self.factor = frequencies(self.c)
+        self.inv = round_bf16(inv) if bf16 else inv
+
+    def rotate(self, x, positions):
+        angle = positions[:, None] * self.inv[None]
+        cos, sin = (np.cos(angle) * self.factor)[:, None], (np.sin(angle) * self.factor)[:, None]
+        a, b = np.split(x, 2, -1)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def logits(self, ids, cache):
+        """Of the last of ids, which follow what the cache holds; it grows."""
+        c, t = self.c, self.t
+        heads, kv_heads, d, eps = c['num_attention_heads'], c['num_key_value_heads'], c['head_dim'], c['rms_norm_eps']
+        n, past = len(ids), cache[0][0].shape[0] if cache else 0
+        positions = past + np.arange(n)
+        x = t['model.embed_tokens.weight'][ids]
+        for i in range(c['num_hidden_layers']):
+            w = lambda name: t[f'model.layers.{i}.{name}.weight']
+            h = norm(x, w('input_layernorm'), eps)
+            q = self.rotate(norm((h @ w('self_attn.q_proj').T).reshape(n, heads, d), w('self_attn.q_norm'), eps), positions)
+            k = self.rotate(norm((h @ w('self_attn.k_proj').T).reshape(n, kv_heads, d), w('self_attn.k_norm'), eps), positions)
+            v = (h @ w('self_attn.v_proj').T).reshape(n, kv_heads, d)
+            if past:
+                k, v = np.concatenate([cache[i][0], k]), np.concatenate([cache[i][1], v])
+                cache[i] = (k, v)
+            else:
+                cache.append((k, v))
+            group = heads // kv_heads
+            score = np.einsum('qhd,khd->hqk', q, np.repeat(k, group, 1)) / math.sqrt(d)
+            score = np.where(np.arange(past + n)[None, None] <= positions[None, :, None], score, -np.inf)
+            p = np.exp(score - score.max(-1, keepdims=True))
+            p /= p.sum(-1, keepdims=True)
+            x = x + np.einsum('hqk,khd->qhd', p, np.repeat(v, group, 1)).reshape(n, heads * d) @ w('self_attn.o_proj').T
+            h = norm(x, w('post_attention_layernorm'), eps)
+            gate = h @ w('mlp.gate_proj').T
+            x = x + (gate / (1 + np.exp(-gate)) * (h @ w('mlp.up_proj').T)) @ w('mlp.down_proj').T
+        head = t['model.embed_tokens.weight' if c['tie_word_embeddings'] else 'lm_head.weight']
+        return norm(x[-1], t['model.norm.weight'], eps) @ head.T
+
+    def greedy(self, ids, n):
+        """The first logits, n ids, and the least by which one of them beat the next best."""
+        cache, out, margin, first, feed = [], [], math.inf, None, ids
+        for _ in range(n):
+            logits = self.logits(feed, cache)
+            first = logits if first is None else first
+            second, best = np.sort(logits)[-2:]
+            margin = min(margin, best - second)
+            out.append(int(logits.argmax()))
+            feed = [out[-1]]
+        return first, out, margin
+
+
+def make(name):
+    folder = os.path.join(HERE, name)
+    golden = json.load(open(folder + '/golden.json'))
+    theirs = np.fromfile(folder + '/logits.f32', '<f4').reshape(-1, golden['vocab_size'])
+    exact, rounded = Model(folder, False), Model(folder, True)
+    logits, cases = [], []
+    for case, their in zip(golden['cases'], theirs):
+        n = len(case['greedy'])
+        first, ids, margin = exact.greedy(case['ids'], n)
+        again, again_ids, again_margin = rounded.greedy(case['ids'], n)
+        error = np.abs(again - their).max() / np.abs(their).max()
+        assert error < 2e-5 and again_ids == case['greedy'], (name, error)
+        print(f"{name} {len(case['ids'])} ids: rounded vs transformers {error:.1e}, exact vs transformers "
+              f"{np.abs(first - their).max() / np.abs(their).max():.1e}, least margin {min(margin, again_margin):.1e}")
+        assert margin > 1e-3 and again_margin > 1e-3  # no ties: the tests may want the very ids
+        logits.append(first)
+        cases.append({'ids': case['ids'], 'greedy': ids})
+    np.array(logits).astype('<f4').tofile(folder + '/reference.f32')
+    with open(folder + '/reference.json', 'w') as f:
+        f.write('{"cases": [\n ' + ',\n '.join(json.dumps(case) for case in cases) + '\n]}\n')
+
+
+if __name__ == '__main__':
+    for name in NAMES:
+        make(name)

@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Makes what the loader's tests read, from the data that others made:
+
+    tests/make_loader_data.py ../shared
+
+tests/data/quants.bin          each type's blocks, then the floats ggml decodes them to (see the table in test_loader_dequant.c)
+tests/data/tiny-qwen3-F16.head the first bytes of tiny-qwen3-F16.gguf, up to the data; the test puts the weights behind them
+tests/fuzz/seeds/*             the smallest valid files of each format, and a few that are nearly valid
+"""
+import json
+import os
+import struct
+import sys
+
+here = os.path.dirname(os.path.abspath(__file__))
+DIM, HEADS, KV_HEADS, HEAD, FFN, VOCAB = 32, 2, 1, 16, 32, 8
+
+
+def write(name, data):
+    path = os.path.join(here, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as f:
+        f.write(data)
+
+
+def quants(shared):
+    table = json.load(open(shared + "/golden/quants.json"))
+    blocks = open(shared + "/golden/quants.bin", "rb").read()
+    floats = open(shared + "/golden/quants.f32", "rb").read()
+    out = b""
+    for name in ("F16", "BF16", "Q8_0", "Q4_0"):
+        e = table[name]
+        out += blocks[e["offset"]:][:e["blocks"] * e["bytes"]]
+        out += floats[e["expected_offset"]:][:4 * e["blocks"] * e["block"]]
+    write("data/quants.bin", out)
+
+
+# ---- the smallest model ------------------------------------------------------------------------------------------------
+
+GGML = {"F32": (0, 1, 4), "F16": (1, 1, 2), "BF16": (30, 1, 2), "Q8_0": (8, 32, 34), "Q4_0": (2, 32, 18)}
+MODEL = [("token_embd", "model.embed_tokens", (VOCAB, DIM)), ("output_norm", "model.norm", (DIM,))]
+LAYER = [
+    ("attn_norm", "input_layernorm", (DIM,)), ("attn_q", "self_attn.q_proj", (HEADS * HEAD, DIM)),
+    ("attn_k", "self_attn.k_proj", (KV_HEADS * HEAD, DIM)), ("attn_v", "self_attn.v_proj", (KV_HEADS * HEAD, DIM)),
+    ("attn_q_norm", "self_attn.q_norm", (HEAD,)), ("attn_k_norm", "self_attn.k_norm", (HEAD,)),
+    ("attn_output", "self_attn.o_proj", (DIM, HEADS * HEAD)), ("ffn_norm", "post_attention_layernorm", (DIM,)),
+    ("ffn_gate", "mlp.gate_proj", (FFN, DIM)), ("ffn_up", "mlp.up_proj", (FFN, DIM)), ("ffn_down", "mlp.down_proj", (DIM, FFN)),
+]
+NAMES = MODEL + [("blk.0." + g, "model.layers.0." + h, shape) for g, h, shape in LAYER]
+TOKENS = ["a", "b", "ab", "\u0120", "\u0120a", "<|im_end|>", "<think>"]
+MERGES = [["a", "b"], ["\u0120", "a"]]
+REGEX = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|\s+(?!\S)|\s+"
+
+
+def size_of(shape, dtype):
+    n = 1
+    for d in shape:
+        n *= d
+    _, elements, size = GGML[dtype]
+    return n // elements * size
+
+
+def string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def entry(key, kind, value):
+    pack = {"u32": (4, "<I"), "f32": (6, "<f"), "bool": (7, "<B"), "u16": (2, "<H"), "i32": (5, "<i")}
+    if kind == "str":
+        return string(key) + struct.pack("<I", 8) + string(value)
+    if kind == "strs":
+        return string(key) + struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(string, value))
+    if kind == "i32s":
+        return string(key) + struct.pack("<IIQ", 9, 5, len(value)) + struct.pack("<%di" % len(value), *value)
+    number, form = pack[kind]
+    return string(key) + struct.pack("<I", number) + struct.pack(form, value)
+
+
+def gguf(matrix_type, more=(), alignment=32):
+    numbers = [("context_length", 64), ("embedding_length", DIM), ("block_count", 1), ("feed_forward_length", FFN),
+               ("attention.head_count", HEADS), ("attention.head_count_kv", KV_HEADS), ("attention.key_length", HEAD)]
+    entries = [entry("general.architecture", "str", "qwen3")]
+    entries += [entry("qwen3." + k, "u32", v) for k, v in numbers]
+    entries += [entry("qwen3.rope.freq_base", "f32", 1e6), entry("tokenizer.ggml.model", "str", "gpt2"),
+                entry("tokenizer.ggml.pre", "str", "qwen2"), entry("tokenizer.ggml.tokens", "strs", TOKENS),
+                entry("tokenizer.ggml.token_type", "i32s", [1, 1, 1, 1, 1, 3, 4]),
+                entry("tokenizer.ggml.merges", "strs", [" ".join(m) for m in MERGES]),
+                entry("tokenizer.ggml.eos_token_id", "u32", 5), entry("tokenizer.chat_template", "str", "{{ x }}")]
+    entries += [entry(*m) for m in more]
+    table, data = b"", b""
+    for name, _, shape in NAMES:
+        dtype = matrix_type if len(shape) == 2 else "F32"
+        dims = shape[::-1]
+        table += string(name + ".weight") + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims, GGML[dtype][0], len(data))
+        data += bytes(size_of(shape, dtype))
+        data += bytes(-len(data) % alignment)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(NAMES), len(entries)) + b"".join(entries) + table
+    return head + bytes(-len(head) % alignment) + data
+
+
+def safetensors(dtype, names=NAMES):
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for _, name, shape in names:
+        size = size_of(shape, dtype)
+        header[name + ".weight"] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + bytes(at)
+
+
+def tokenizer(pairs):
+    added = [{"id": i, "content": TOKENS[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+              "special": i == 5} for i in (5, 6)]
+    return {
+        "added_tokens": added, "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": REGEX}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}]},
+        "post_processor": {"type": "ByteLevel"}, "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "byte_fallback": False, "vocab": {t: i for i, t in enumerate(TOKENS[:5])},
+                  "merges": MERGES if pairs else [" ".join(m) for m in MERGES]},
+    }
+
+
+def config(new):
+    c = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": DIM, "num_hidden_layers": 1,
+         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD, "intermediate_size": FFN,
+         "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "vocab_size": VOCAB, "tie_word_embeddings": True,
+         "eos_token_id": [5, 3], "bos_token_id": None, "hidden_act": "silu", "use_sliding_window": False}
+    if new:
+        c.update(dtype="bfloat16", layer_types=["full_attention"],
+                 rope_parameters={"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 16})
+    else:
+        c.update(torch_dtype="bfloat16", rope_theta=1000000, rope_scaling={"type": "linear", "factor": 2.0})
+    return c
+
+
+def seeds():
+    for dtype in ("F32", "Q8_0", "Q4_0"):
+        write("fuzz/seeds/gguf/%s" % dtype, gguf(dtype))
+    write("fuzz/seeds/gguf/yarn", gguf("Q4_0", [
+        ("qwen3.rope.scaling.type", "str", "yarn"), ("qwen3.rope.scaling.factor", "f32", 4.0),
+        ("qwen3.rope.scaling.original_context_length", "u32", 16), ("general.alignment", "u32", 64),
+        ("general.sampling.temp", "f32", 0.6), ("split.count", "u16", 1)], alignment=64))
+    write("fuzz/seeds/gguf/bare", b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    write("fuzz/seeds/safetensors/BF16", safetensors("BF16"))
+    write("fuzz/seeds/safetensors/F32", safetensors("F32"))
+    write("fuzz/seeds/safetensors/head", safetensors("F16", NAMES + [("output", "lm_head", (VOCAB, DIM))]))
+    write("fuzz/seeds/safetensors/empty", struct.pack("<Q", 2) + b"{}")
+    texts = {
+        "config-new": (0, config(True)), "config-old": (0, config(False)),
+        "generation": (1, {"do_sample": True, "eos_token_id": [5, 3], "pad_token_id": 3, "temperature": 0.6, "top_k": 20,
+                           "top_p": 0.95, "min_p": 0.05}),
+        "tokenizer-pairs": (2, tokenizer(True)), "tokenizer-strings": (2, tokenizer(False)),
+        "tokenizer-config": (3, {"add_bos_token": False, "chat_template": "{{ x }}"}),
+        "tokenizer-config-list": (3, {"chat_template": [{"name": "default", "template": "{{ x }}"}]}),
+        "index": (4, {"metadata": {"total_size": 12}, "weight_map": {"a": "model-00001-of-00002.safetensors",
+                                                                     "b": "model-00002-of-00002.safetensors"}}),
+    }
+    for name, (kind, value) in texts.items():
+        write("fuzz/seeds/json/" + name, bytes([kind]) + json.dumps(value, separators=(",", ":")).encode())
+    write("fuzz/seeds/json/nested", bytes([0]) + b"[" * 900 + b"]" * 900)
+
+
+def gguf_head(shared):
+    data = open(shared + "/models/tiny-qwen3-gguf/tiny-qwen3-F16.gguf", "rb").read()
+    write("data/tiny-qwen3-F16.head", data[:(43189 + 31) // 32 * 32])  # where its tensor table ends
+
+
+if __name__ == "__main__":
+    shared = sys.argv[1]
+    quants(shared)
+    gguf_head(shared)
+    seeds()

@@ -1,0 +1,184 @@
+// pm_op_rope_store against reference.c: q, and every element of the cache that was to be written, and none besides.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "check.h"
+
+enum { N_SEQS = 2, MAX_PAGES = 4, POSITIONS = MAX_PAGES * PM_PAGE };
+
+typedef struct rope_case {
+    pm_dtype dtype;
+    uint32_t n_heads, n_kv_heads, head_dim, n;
+    bool norm;
+} rope_case;
+
+// ---- data -------------------------------------------------------------------------------------------------------------
+
+static float *angles(uint32_t head_dim) {
+    float *values = check_alloc((size_t)POSITIONS * head_dim, sizeof(float)), *p = values;
+    for (uint32_t pos = 0; pos < POSITIONS; pos++)
+        for (uint32_t j = 0; j < head_dim / 2; j++) {
+            double angle = pos * pow(10000, -2.0 * j / head_dim);
+            *p++ = (float)cos(angle);
+            *p++ = (float)sin(angle);
+        }
+    return values;
+}
+
+// Rows of two sequences in turn, the first at the last positions of a page and on into the next, the second up to the last of all.
+static struct pm_row *rows_of(uint32_t n) {
+    struct pm_row *rows = check_alloc(n, sizeof(*rows));
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] =
+            (struct pm_row){.token = check_random(), .seq = i % 2, .pos = i % 2 ? POSITIONS - 1 - i / 2 : PM_PAGE - 1 + i / 2};
+    return rows;
+}
+
+// ---- one case ---------------------------------------------------------------------------------------------------------
+
+typedef struct checking {
+    const rope_case *c;
+    const struct pm_row *rows;
+    const uint32_t *pages;
+    pm_kv kv;
+    const double *want, *size; // (n, heads, head_dim)
+} checking;
+
+static uint32_t page_of(const checking *k, const struct pm_row *row) {
+    return k->pages[row->seq * MAX_PAGES + row->pos / PM_PAGE];
+}
+
+static void allow_cache(const checking *k) {
+    uint32_t elements_a_word = k->c->dtype == PM_F16 ? 2 : 1;
+    for (uint32_t r = 0; r < k->c->n; r++)
+        for (uint32_t head = 0; head < k->c->n_kv_heads; head++)
+            for (uint32_t i = 0; i < k->c->head_dim; i += elements_a_word) {
+                uint32_t page = page_of(k, &k->rows[r]), pos = k->rows[r].pos;
+                check_allow(k->kv.k, check_k_at(&k->kv, page, pos, head, i) / elements_a_word, 1);
+                check_allow(k->kv.v, check_v_at(&k->kv, page, pos, head, i) / elements_a_word, 1);
+            }
+}
+
+// A half may be rounded either way: Vulkan does not say how packHalf2x16 does.
+static double cache_tolerance(const checking *k, double want, double size) {
+    return check_tolerance(k->c->head_dim, size) + (k->c->dtype == PM_F16 ? fabs(want) * 0x1p-10 + 0x1p-24 : 0);
+}
+
+static void check_cached(const checking *k) {
+    const rope_case *c = k->c;
+    uint32_t heads = c->n_heads + 2 * c->n_kv_heads;
+    check_compare keys = {.name = "k"}, values = {.name = "v"};
+    for (uint64_t at = 0; at < (uint64_t)c->n * c->n_kv_heads * c->head_dim; at++) {
+        uint32_t i = (uint32_t)(at % c->head_dim), head = (uint32_t)(at / c->head_dim % c->n_kv_heads);
+        uint32_t r = (uint32_t)(at / c->head_dim / c->n_kv_heads), page = page_of(k, &k->rows[r]), pos = k->rows[r].pos;
+        size_t from = ((size_t)r * heads + c->n_heads + head) * c->head_dim + i,
+               v_from = from + (size_t)c->n_kv_heads * c->head_dim;
+        check_one(&keys, at, check_get_element(check_got(k->kv.k), c->dtype, check_k_at(&k->kv, page, pos, head, i)), k->want[from],
+                  cache_tolerance(k, k->want[from], k->size[from]));
+        check_one(&values, at, check_get_element(check_got(k->kv.v), c->dtype, check_v_at(&k->kv, page, pos, head, i)),
+                  k->want[v_from], cache_tolerance(k, k->want[v_from], 0));
+    }
+    check_verdict(&keys, c->n_kv_heads * c->head_dim);
+    check_verdict(&values, c->n_kv_heads * c->head_dim);
+}
+
+static void check_q(const checking *k, pm_tensor q) {
+    uint32_t heads = k->c->n_heads + 2 * k->c->n_kv_heads, q_dim = k->c->n_heads * k->c->head_dim;
+    double *want = check_doubles((size_t)k->c->n * q_dim), *size = check_doubles((size_t)k->c->n * q_dim);
+    for (uint32_t r = 0; r < k->c->n; r++) {
+        memcpy(want + (size_t)r * q_dim, k->want + (size_t)r * heads * k->c->head_dim, q_dim * sizeof(double));
+        memcpy(size + (size_t)r * q_dim, k->size + (size_t)r * heads * k->c->head_dim, q_dim * sizeof(double));
+    }
+    check_near("q", q, want, size, k->c->head_dim);
+}
+
+static void run_values(const rope_case *c, const float *qkv_values) {
+    uint32_t heads = c->n_heads + 2 * c->n_kv_heads, dim = c->head_dim;
+    checking k = {.c = c, .rows = rows_of(c->n), .pages = check_page_table(N_SEQS, MAX_PAGES)};
+    float *q_gain_values = check_normals(dim, 1), *k_gain_values = check_normals(dim, 1), *angle_values = angles(dim);
+    pm_tensor q_gain = check_pack_vector(q_gain_values, dim), k_gain = check_pack_vector(k_gain_values, dim);
+    pm_tensor qkv = check_in_tensor(c->n, heads * dim, qkv_values),
+              q = check_out_tensor(c->n, c->n_heads * dim, c->n_heads * dim, NULL);
+    k.kv = check_cache(c->dtype, c->n_kv_heads, dim, N_SEQS, MAX_PAGES, k.pages);
+    allow_cache(&k);
+    pm_rope_store op = {.q = q,
+                        .qkv = qkv,
+                        .q_gain = c->norm ? &q_gain : NULL,
+                        .k_gain = c->norm ? &k_gain : NULL,
+                        .eps = 1e-6f,
+                        .angles = check_in(angle_values, (size_t)POSITIONS * dim),
+                        .rows = check_in(k.rows, (size_t)c->n * 4),
+                        .kv = &k.kv};
+    check_record();
+    pm_op_rope_store(check_cmd, &op);
+    check_run();
+
+    double *want = check_doubles((size_t)c->n * heads * dim), *size = check_doubles((size_t)c->n * heads * dim);
+    pm_ref_rope_store(&(pm_ref_rope_store_args){.n = c->n,
+                                                .n_heads = c->n_heads,
+                                                .n_kv_heads = c->n_kv_heads,
+                                                .head_dim = dim,
+                                                .qkv = qkv_values,
+                                                .q_gain = c->norm ? q_gain_values : NULL,
+                                                .k_gain = c->norm ? k_gain_values : NULL,
+                                                .eps = op.eps,
+                                                .angles = angle_values,
+                                                .rows = k.rows},
+                      want, size);
+    k.want = want;
+    k.size = size;
+    check_q(&k, q);
+    check_cached(&k);
+}
+
+static void begin_case(const rope_case *c) {
+    check_begin();
+    check_case("rope_store, %s, %u / %u heads of %u, n %u%s", pm_dtype_get(c->dtype)->name, c->n_heads, c->n_kv_heads, c->head_dim,
+               c->n, c->norm ? ", normed" : "");
+}
+
+// ---- cases ------------------------------------------------------------------------------------------------------------
+
+static void every_kind(void **state) {
+    static const rope_case cases[] = {
+        {.n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .n = 1},   {.n_heads = 5, .n_kv_heads = 1, .head_dim = 64, .n = 7},
+        {.n_heads = 4, .n_kv_heads = 2, .head_dim = 128, .n = 2},  {.n_heads = 8, .n_kv_heads = 8, .head_dim = 128, .n = 33},
+        {.n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .n = 3}, {.n_heads = 2, .n_kv_heads = 1, .head_dim = 32, .n = 5},
+    };
+    (void)state;
+    for (size_t i = 0; i < 4 * CHECK_COUNT(cases); i++) {
+        rope_case c = cases[i / 4];
+        c.dtype = i % 2 ? PM_F16 : PM_F32;
+        c.norm = i / 2 % 2;
+        begin_case(&c);
+        run_values(&c, check_normals((size_t)c.n * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim, 4));
+    }
+}
+
+// A head of zeros stays one under the norm; large values and small ones keep their shape.
+static void extremes(void **state) {
+    static const rope_case c = {.dtype = PM_F32, .n_heads = 2, .n_kv_heads = 1, .head_dim = 64, .n = 2, .norm = true};
+    (void)state;
+    begin_case(&c);
+    float *qkv = check_normals(c.n * 4 * c.head_dim, 1);
+    for (uint32_t i = 0; i < c.head_dim; i++) {
+        qkv[i] = 0;
+        qkv[c.head_dim + i] *= 1e12f;
+        qkv[2 * c.head_dim + i] *= 1e-12f;
+    }
+    run_values(&c, qkv);
+}
+
+static int open_device(void **state) {
+    (void)state;
+    check_open(8);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_kind), cmocka_unit_test(extremes)};
+    return cmocka_run_group_tests_name("rope_store", tests, open_device, check_close) != 0;
+}

@@ -1,0 +1,306 @@
+// Rendered conversations against what jinja2 makes of the same templates: the 30 cases of qwen3-chat.json and the 31 prompts of the
+// bundled model's golden.json; then the kin of the template, and what is refused.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/text_data.h"
+
+#define MODEL PM_TEST_DATA "/tiny-qwen3/"
+
+static cJSON *config;
+static pm_str template_text;
+
+// ---- JSON as Python's json.dumps(x, ensure_ascii=False) writes it --------------------------------------------------------
+
+typedef struct writer {
+    char p[8192];
+    size_t n;
+} writer;
+
+static void put(writer *w, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    w->n += (size_t)vsnprintf(w->p + w->n, sizeof w->p - w->n, format, args);
+    va_end(args);
+    assert_true(w->n < sizeof w->p);
+}
+
+static void put_string(writer *w, const char *s) {
+    static const char escaped[] = "\"\\\n\r\t\b\f", as[] = "\"\\nrtbf";
+    put(w, "\"");
+    for (; *s != 0; s++) {
+        const char *found = strchr(escaped, *s);
+        if (found != NULL)
+            put(w, "\\%c", as[found - escaped]);
+        else
+            put(w, (unsigned char)*s < 32 ? "\\u%04x" : "%c", *s);
+    }
+    put(w, "\"");
+}
+
+static void put_json(writer *w, const cJSON *item) {
+    if (cJSON_IsString(item)) {
+        put_string(w, item->valuestring);
+    } else if (cJSON_IsNumber(item)) {
+        assert_true(item->valuedouble == item->valueint); // the data has no others
+        put(w, "%d", item->valueint);
+    } else if (cJSON_IsObject(item) || cJSON_IsArray(item)) {
+        put(w, cJSON_IsObject(item) ? "{" : "[");
+        for (const cJSON *child = item->child; child != NULL; child = child->next) {
+            if (cJSON_IsObject(item)) {
+                put_string(w, child->string);
+                put(w, ": ");
+            }
+            put_json(w, child);
+            put(w, child->next != NULL ? ", " : "");
+        }
+        put(w, cJSON_IsObject(item) ? "}" : "]");
+    } else {
+        put(w, cJSON_IsNull(item) ? "null" : cJSON_IsTrue(item) ? "true" : "false");
+    }
+}
+
+static writer written[256]; // what json_text wrote lives as long as the program
+static int n_written;
+
+// A string as it is, anything else as JSON.
+static const char *json_text(const cJSON *item) {
+    if (cJSON_IsString(item))
+        return item->valuestring;
+    assert_true(n_written < (int)(sizeof(written) / sizeof(*written)));
+    writer *w = &written[n_written++];
+    put_json(w, item);
+    return w->p;
+}
+
+// ---- goldens ----------------------------------------------------------------------------------------------------------
+
+enum { ROOM = 32 };
+
+typedef struct conversation {
+    pm_chat_message messages[ROOM];
+    pm_chat_tool_call calls[ROOM];
+    const char *tools[ROOM];
+    int n, n_calls;
+    pm_chat_options options;
+} conversation;
+
+static void read_message(conversation *c, const cJSON *from) {
+    pm_chat_message *m = &c->messages[c->n++];
+    assert_true(c->n <= ROOM);
+    *m = (pm_chat_message){text_of(from, "role"), text_of(from, "content"), text_of(from, "reasoning_content"),
+                           &c->calls[c->n_calls], 0};
+    const cJSON *call;
+    cJSON_ArrayForEach(call, member(from, "tool_calls")) {
+        const cJSON *function = member(call, "function");
+        assert_true(c->n_calls < ROOM);
+        c->calls[c->n_calls++] = (pm_chat_tool_call){text_of(function, "name"), json_text(member(function, "arguments"))};
+        m->n_tool_calls++;
+    }
+}
+
+static conversation read_conversation(const cJSON *messages, const cJSON *tools, const cJSON *thinking, bool generate) {
+    static conversation c; // its own pointers point into it
+    c = (conversation){
+        .options = {.add_generation_prompt = generate, .enable_thinking = thinking == NULL ? -1 : cJSON_IsTrue(thinking)}};
+    const cJSON *item;
+    cJSON_ArrayForEach(item, messages) read_message(&c, item);
+    cJSON_ArrayForEach(item, tools) c.tools[c.options.n_tools++] = json_text(item);
+    c.options.tools = c.tools;
+    return c;
+}
+
+static int differs(conversation *c, pm_str how, const char *expected) {
+    char *text;
+    pm_chat_format format;
+    MUST(pm_chat_render(how, c->messages, c->n, &c->options, &text, &format));
+    bool same = strcmp(text, expected) == 0 && format == PM_CHAT_QWEN3;
+    if (!same)
+        printf("rendered:\n%s\nexpected:\n%s\n", text, expected);
+    pm_free(text);
+    return !same;
+}
+
+static void renders_the_goldens(void **state) {
+    (void)state;
+    cJSON *root = read_json(PM_TEST_DATA "/qwen3-chat.json");
+    int bad = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, root) {
+        const cJSON *args = member(item, "args");
+        conversation c = read_conversation(member(item, "messages"), member(args, "tools"), member(args, "enable_thinking"),
+                                           cJSON_IsTrue(member(args, "add_generation_prompt")));
+        bad += differs(&c, template_text, text_of(item, "text"));
+    }
+    assert_int_equal(cJSON_GetArraySize(root), 30);
+    assert_int_equal(bad, 0);
+    cJSON_Delete(root);
+}
+
+static void renders_the_prompts_of_the_bundled_model(void **state) {
+    (void)state;
+    cJSON *root = read_json(MODEL "golden.json");
+    int bad = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, member(root, "cases")) {
+        conversation c = read_conversation(member(item, "messages"), member(item, "tools"), member(item, "enable_thinking"), true);
+        bad += differs(&c, template_text, text_of(item, "prompt"));
+    }
+    assert_int_equal(cJSON_GetArraySize(member(root, "cases")), 31);
+    assert_int_equal(bad, 0);
+    cJSON_Delete(root);
+}
+
+// ---- the corners that the goldens leave ---------------------------------------------------------------------------------
+
+static char *render(pm_str how, const pm_chat_message *messages, int n, pm_chat_options options) {
+    static char kept[4096];
+    char *text;
+    MUST(pm_chat_render(how, messages, n, &options, &text, NULL));
+    snprintf(kept, sizeof kept, "%s", text);
+    pm_free(text);
+    return kept;
+}
+
+// Expected texts of this test come from jinja2 3.1.6 and the model's own template.
+static void strips_as_jinja_does(void **state) {
+    (void)state;
+    const pm_chat_options none = {.enable_thinking = -1};
+    const pm_chat_tool_call call = {"f", "{}"};
+    const struct {
+        pm_chat_message last;
+        const char *expected;
+    } cases[] = {
+        {{.content = "\n\na\n", .reasoning_content = "\n\nr\n"}, "<think>\nr\n</think>\n\na\n"},
+        {{.content = "\n\na\n", .reasoning_content = "\n"}, "<think>\n\n</think>\n\na\n"},
+        {{.content = "\n\na\n", .reasoning_content = ""}, "<think>\n\n</think>\n\na\n"},
+        {{.content = "x<think>y<think>\n\nr\n\n</think>\n\na</think>\n\nb"}, "<think>\nr\n</think>\n\nb"},
+        {{.content = "<think>only"}, "<think>\n\n</think>\n\n<think>only"},
+        {{.content = "</think>"}, "<think>\n\n</think>\n\n"},
+        {{.content = "\n", .tool_calls = &call, .n_tool_calls = 1},
+         "<think>\n\n</think>\n\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>"},
+        {{.content = "", .tool_calls = &call, .n_tool_calls = 1},
+         "<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pm_chat_message messages[] = {{.role = "user", .content = "q"}, cases[i].last};
+        messages[1].role = "assistant";
+        char expected[512];
+        snprintf(expected, sizeof expected, "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n%s<|im_end|>\n",
+                 cases[i].expected);
+        assert_string_equal(render(template_text, messages, 2, none), expected);
+    }
+}
+
+static void takes_null_and_developer(void **state) {
+    (void)state;
+    const pm_chat_message messages[] = {{.role = "developer", .content = "d"}, {.role = "user"}};
+    assert_string_equal(render(template_text, messages, 2, (pm_chat_options){.enable_thinking = -1}),
+                        "<|im_start|>system\nd<|im_end|>\n<|im_start|>user\n<|im_end|>\n");
+}
+
+// The tail of the template is what the 2507 models and the forced non-thinking variant change.
+static void knows_the_kin(void **state) {
+    (void)state;
+    const char *tells = "<|im_start|> # Tools <args-json-object> <tool_response> last_query_index reasoning_content ";
+    const struct {
+        const char *tail, *expected;
+    } cases[] = {
+        {"{%- if add_generation_prompt %} '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}", "<think>\n"},
+        {"{%- if add_generation_prompt %} '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}", "<think>\n\n</think>\n\n"},
+        {"{%- if add_generation_prompt %} '<|im_start|>assistant\\n' }}{%- endif %}", ""},
+    };
+    const pm_chat_message user = {.role = "user", .content = "q"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[512], expected[128];
+        int n = snprintf(text, sizeof text, "%s%s", tells, cases[i].tail);
+        snprintf(expected, sizeof expected, "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n%s", cases[i].expected);
+        pm_str how = {text, (size_t)n};
+        assert_int_equal(pm_chat_recognise(how), PM_CHAT_QWEN3);
+        assert_string_equal(render(how, &user, 1, (pm_chat_options){.add_generation_prompt = true, .enable_thinking = 0}),
+                            expected);
+    }
+}
+
+// Instruct-2507 never thought: nothing is cut from its history, and nothing added.
+static void leaves_content_alone_without_thinking(void **state) {
+    (void)state;
+    pm_str how = PM_STR("<|im_start|> # Tools <args-json-object> <tool_response> add_generation_prompt '<|im_start|>assistant\\n'");
+    const pm_chat_message messages[] = {{.role = "user", .content = "q"}, {.role = "assistant", .content = "r</think>\n\na"}};
+    assert_string_equal(render(how, messages, 2, (pm_chat_options){.enable_thinking = -1}),
+                        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nr</think>\n\na<|im_end|>\n");
+}
+
+static void falls_back_to_chatml(void **state) {
+    (void)state;
+    pm_str how = PM_STR("{% for m in messages %}<|im_start|>{{ m.role }}...");
+    const pm_chat_message messages[] = {{.role = "system", .content = "s"}, {.role = "assistant", .content = "a</think>b"}};
+    pm_chat_options options = {.add_generation_prompt = true};
+    assert_int_equal(pm_chat_recognise(how), PM_CHAT_CHATML);
+    assert_string_equal(render(how, messages, 2, options),
+                        "<|im_start|>system\ns<|im_end|>\n<|im_start|>assistant\na</think>b<|im_end|>\n<|im_start|>assistant\n");
+    char *text;
+    const char *tool = "{}";
+    options.tools = &tool, options.n_tools = 1;
+    assert_int_equal(pm_chat_render(how, messages, 2, &options, &text, NULL), PM_ERR_UNSUPPORTED);
+    assert_null(text);
+    // Qwen2.5 has a default system message, which this would lose: it is no kin.
+    pm_str older = PM_STR("<|im_start|> You are a helpful assistant. # Tools <args-json-object> <tool_response>");
+    assert_int_equal(pm_chat_recognise(older), PM_CHAT_CHATML);
+}
+
+static void refuses(void **state) {
+    (void)state;
+    char *text;
+    const pm_chat_options options = {0};
+    pm_chat_message message = {.role = "user", .content = "q"};
+    assert_int_equal(pm_chat_render(PM_STR(""), &message, 1, &options, &text, NULL), PM_ERR_UNSUPPORTED);
+    assert_non_null(strstr(pm_error_text(), "--raw"));
+    assert_int_equal(pm_chat_render((pm_str){NULL, 0}, &message, 1, &options, &text, NULL), PM_ERR_UNSUPPORTED);
+    assert_int_equal(pm_chat_render(PM_STR("[INST]"), &message, 1, &options, &text, NULL), PM_ERR_UNSUPPORTED);
+    assert_int_equal(pm_chat_render(template_text, &message, 0, &options, &text, NULL), PM_ERR_USAGE);
+    message.role = "narrator";
+    assert_int_equal(pm_chat_render(template_text, &message, 1, &options, &text, NULL), PM_ERR_USAGE);
+    assert_non_null(strstr(pm_error_text(), "narrator"));
+    message.role = NULL;
+    assert_int_equal(pm_chat_render(template_text, &message, 1, &options, &text, NULL), PM_ERR_USAGE);
+}
+
+static void survives_failing_allocations(void **state) {
+    (void)state;
+    const pm_chat_message messages[] = {{.role = "system", .content = "s"}, {.role = "user", .content = "a longer question"}};
+    const pm_chat_options options = {.add_generation_prompt = true};
+    pm_status status = PM_ERR_MEMORY;
+    long n = 0;
+    while (status != PM_OK) {
+        char *text;
+        pm_alloc_fail_after(++n);
+        status = pm_chat_render(template_text, messages, 2, &options, &text, NULL);
+        pm_alloc_fail_after(0);
+        assert_true(status == (text != NULL ? PM_OK : PM_ERR_MEMORY));
+        pm_free(text);
+    }
+    assert_true(n > 2);
+}
+
+int main(void) {
+    config = read_json(MODEL "tokenizer_config.json");
+    const char *text = text_of(config, "chat_template");
+    template_text = (pm_str){text, strlen(text)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(renders_the_goldens),
+        cmocka_unit_test(renders_the_prompts_of_the_bundled_model),
+        cmocka_unit_test(strips_as_jinja_does),
+        cmocka_unit_test(takes_null_and_developer),
+        cmocka_unit_test(knows_the_kin),
+        cmocka_unit_test(leaves_content_alone_without_thinking),
+        cmocka_unit_test(falls_back_to_chatml),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(survives_failing_allocations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

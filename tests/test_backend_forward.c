@@ -1,0 +1,333 @@
+// The transformer against what others computed: transformers in float32 (golden.json, logits.f32) and a double-precision program
+// written from the papers (tests/make_forward_data.py), in one piece, cut anywhere, in batches, and on devices made small.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "loader_model.h"
+#include "model_data.h"
+
+static double bound_of(pm_precision precision) {
+    return precision == PM_PRECISION_F32 ? BOUND_F32 : BOUND_F16;
+}
+
+// ---- goldens ------------------------------------------------------------------------------------------------------------
+
+// The prompt's logits and, in floats, the very ids that follow: the data's maker saw to it that no two best logits are nearer than
+// 1e-3.
+static void check_case(pm_session *session, const golden_case *c, uint32_t vocab, pm_precision precision, const char *name) {
+    pm_session_rewind(session, 0, 0);
+    const float *logits = eval(session, 0, c->ids, c->n);
+    assert_close(logits, c->logits, vocab, bound_of(precision), name, c->n);
+    for (size_t k = 0; k < c->n_greedy && precision == PM_PRECISION_F32; k++) {
+        int32_t id = argmax(logits, vocab);
+        if (id != c->greedy[k])
+            fail_msg("%s, prompt of %zu: id %zu is %d, wanted %d", name, c->n, k, (int)id, (int)c->greedy[k]);
+        logits = eval(session, 0, &id, 1);
+    }
+}
+
+static void check_cases(pm_model *model, const golden *g, const char *name, pm_session_options options) {
+    options.ctx = 330;
+    pm_session *session = session_of(model, options);
+    for (size_t i = 0; i < N_CASES; i++)
+        check_case(session, &g->cases[i], g->vocab, options.precision, name);
+    pm_session_close(&session);
+}
+
+static void check_golden(golden_kind kind) {
+    for (size_t i = 0; i < COUNT(checkpoints); i++) {
+        golden g = golden_open(checkpoints[i], kind);
+        pm_model *model = checkpoint_open(checkpoints[i], kind == TRANSFORMERS);
+        assert_int_equal(pm_model_config(model)->vocab_size, g.vocab);
+        check_cases(model, &g, checkpoints[i], (pm_session_options){.precision = PM_PRECISION_F32});
+        check_cases(model, &g, checkpoints[i], (pm_session_options){.precision = PM_PRECISION_F16});
+        pm_model_close(&model);
+        golden_close(&g);
+    }
+}
+
+static void transformers_logits_and_ids(void **state) {
+    (void)state;
+    check_golden(TRANSFORMERS);
+}
+
+static void reference_logits_and_ids(void **state) {
+    (void)state;
+    check_golden(REFERENCE);
+}
+
+// The two goldens are further apart than the bounds: neither test above can pass by doing the other's arithmetic.
+static void the_goldens_differ(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(checkpoints); i++) {
+        golden a = golden_open(checkpoints[i], TRANSFORMERS), b = golden_open(checkpoints[i], REFERENCE);
+        assert_true(difference(a.cases[3].logits, b.cases[3].logits, a.vocab) > 5 * BOUND_F16);
+        golden_close(&a);
+        golden_close(&b);
+    }
+}
+
+// ---- prompts in pieces --------------------------------------------------------------------------------------------------
+
+static const size_t cuts[] = {1, 7, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 299, 300};
+
+// All cuts in one prompt: each piece attends to all before it, so that none can be wrong unseen.
+static void check_many_cuts(pm_session *session, const golden_case *c, uint32_t vocab, double bound) {
+    pm_session_rewind(session, 0, 0);
+    size_t at = 0, last = COUNT(cuts) - 1;
+    for (size_t i = 0; i < last; at = cuts[i++])
+        assert_int_equal(pm_session_eval(session, 0, c->ids + at, cuts[i] - at, NULL), PM_OK);
+    assert_int_equal(pm_session_pos(session, 0), at);
+    assert_int_equal(cuts[last], c->n);
+    assert_close(eval(session, 0, c->ids + at, c->n - at), c->logits, vocab, bound, "a prompt in pieces of", last);
+    assert_int_equal(pm_session_pos(session, 0), c->n);
+}
+
+static void check_cut(pm_session *session, const golden_case *c, uint32_t vocab, size_t cut, double bound) {
+    pm_session_rewind(session, 0, 0);
+    eval(session, 0, c->ids, cut);
+    assert_close(eval(session, 0, c->ids + cut, c->n - cut), c->logits, vocab, bound, "a prompt cut at", cut);
+}
+
+static void check_cuts(pm_model *model, const golden_case *c, uint32_t vocab, pm_precision precision, uint32_t chunk) {
+    pm_session *session = session_of(model, (pm_session_options){.ctx = 300, .max_chunk = chunk, .precision = precision});
+    check_many_cuts(session, c, vocab, bound_of(precision));
+    for (size_t i = 0; i + 1 < COUNT(cuts) && slow_tests(); i++)
+        check_cut(session, c, vocab, cuts[i], bound_of(precision));
+    pm_session_close(&session);
+}
+
+static void a_prompt_can_be_cut_anywhere(void **state) {
+    (void)state;
+    static const uint32_t chunks[] = {8, 64, 300};
+    for (size_t i = 0; i < COUNT(checkpoints); i++) {
+        golden g = golden_open(checkpoints[i], REFERENCE);
+        pm_model *model = checkpoint_open(checkpoints[i], false);
+        for (size_t k = 0; k < COUNT(chunks); k++)
+            check_cuts(model, &g.cases[3], g.vocab, k == 1 ? PM_PRECISION_F16 : PM_PRECISION_F32, chunks[k]);
+        pm_model_close(&model);
+        golden_close(&g);
+    }
+}
+
+// ---- batches ------------------------------------------------------------------------------------------------------------
+
+// Four sequences, each behind its prompt, go on with their golden ids: a step of all in one pass against one pass each.
+static void check_decoding_batch(pm_session *one, pm_session *together, const golden *g, double bound) {
+    uint32_t stride = pm_session_logits_stride(together);
+    for (int i = 0; i < N_CASES; i++) {
+        eval(one, i, g->cases[i].ids, g->cases[i].n);
+        eval(together, i, g->cases[i].ids, g->cases[i].n);
+    }
+    for (size_t k = 0; k < g->cases[0].n_greedy; k++) {
+        pm_batch_row rows[N_CASES];
+        const float *logits;
+        for (int i = 0; i < N_CASES; i++)
+            rows[i] = (pm_batch_row){.seq = N_CASES - 1 - i, .id = g->cases[N_CASES - 1 - i].greedy[k]};
+        assert_int_equal(pm_session_eval_batch(together, rows, N_CASES, &logits), PM_OK);
+        for (int i = 0; i < N_CASES; i++)
+            assert_close(logits + (size_t)i * stride, eval(one, rows[i].seq, &rows[i].id, 1), g->vocab, bound, "batched step", k);
+    }
+    for (int i = 0; i < N_CASES; i++)
+        assert_int_equal(pm_session_pos(together, i), g->cases[i].n + g->cases[i].n_greedy);
+}
+
+// Pieces of two prompts in one pass, several rows of one sequence among them; every row's logits against the row alone.
+static void check_mixed_batch(pm_session *one, pm_session *together, const golden *g, double bound) {
+    static const int seqs[PM_BATCH_MAX] = {0, 1, 1, 0, 1, 1, 0, 1};
+    uint32_t stride = pm_session_logits_stride(together);
+    for (int i = 0; i < 2; i++) {
+        pm_session_rewind(one, i, 0);
+        pm_session_rewind(together, i, 0);
+    }
+    for (size_t round = 0; round < 10; round++) {
+        pm_batch_row rows[PM_BATCH_MAX];
+        const float *logits;
+        int n = PM_BATCH_MAX - (int)(round % 3);
+        for (int i = 0; i < n; i++)
+            rows[i] = (pm_batch_row){.seq = seqs[i], .id = g->cases[3].ids[round * PM_BATCH_MAX + (size_t)i]};
+        assert_int_equal(pm_session_eval_batch(together, rows, n, &logits), PM_OK);
+        for (int i = 0; i < n; i++)
+            assert_close(logits + (size_t)i * stride, eval(one, rows[i].seq, &rows[i].id, 1), g->vocab, bound, "mixed batch",
+                         round);
+    }
+}
+
+static void a_batch_is_its_rows(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(checkpoints); i++) {
+        golden g = golden_open(checkpoints[i], TRANSFORMERS);
+        pm_model *model = checkpoint_open(checkpoints[i], false);
+        pm_precision precision = i == 0 ? PM_PRECISION_F16 : PM_PRECISION_F32;
+        pm_session_options options = {.ctx = 330, .n_seqs = N_CASES, .precision = precision};
+        pm_session *one = session_of(model, options), *together = session_of(model, options);
+        check_decoding_batch(one, together, &g, bound_of(precision));
+        check_mixed_batch(one, together, &g, bound_of(precision));
+        pm_session_close(&one);
+        pm_session_close(&together);
+        pm_model_close(&model);
+        golden_close(&g);
+    }
+}
+
+// ---- devices made small -------------------------------------------------------------------------------------------------
+
+// A checkpoint's logits and ids (all checkpoints' where there is time), on the device opened under an override of host/caps.h.
+static void check_under(const char *name, const char *value, size_t checkpoint) {
+    override_device(name, value);
+    for (size_t i = 0; i < COUNT(checkpoints); i++) {
+        if (i != checkpoint && !slow_tests())
+            continue;
+        golden g = golden_open(checkpoints[i], REFERENCE);
+        pm_model *model = checkpoint_open(checkpoints[i], false);
+        char what[128];
+        snprintf(what, sizeof(what), "%s with %s=%s, prompt", checkpoints[i], name, value);
+        check_cases(model, &g, what, (pm_session_options){.max_chunk = 32, .precision = PM_PRECISION_F32});
+        pm_model_close(&model);
+        golden_close(&g);
+    }
+}
+
+static void weights_split_over_bindings(void **state) {
+    (void)state;
+    check_under("PM_MAX_BINDING_BYTES", "413696", 0); // the cache of 330 positions just fits
+}
+
+static void weights_through_staging(void **state) {
+    (void)state;
+    check_under("PM_STAGING", "1", 1);
+}
+
+static void attention_split_over_the_cache(void **state) {
+    (void)state;
+    check_under("PM_ATTEND_SPLIT", "64", 2);
+}
+
+static void plain_kernels(void **state) {
+    (void)state;
+    check_under("PM_WITHOUT", "subgroup,f16,int_dot,coopmat", 0);
+}
+
+// ---- the bundled model --------------------------------------------------------------------------------------------------
+
+static void answer(pm_session *session, const cJSON *item, int32_t *out, size_t n) {
+    size_t n_ids;
+    int32_t *ids = ids_of(item, "ids", &n_ids);
+    pm_session_rewind(session, 0, 0);
+    generate(session, 0, ids, n_ids, &(pm_sampler){0}, out, n);
+    free(ids);
+}
+
+static void check_conversation(pm_model *model, pm_session *session, const cJSON *item, int which) {
+    size_t n, size;
+    int32_t out[512], *greedy = ids_of(item, "greedy", &n);
+    char *text;
+    assert_in_range(n, 1, COUNT(out));
+    answer(session, item, out, n);
+    for (size_t i = 0; i < n; i++)
+        if (out[i] != greedy[i])
+            fail_msg("conversation %d: id %zu is %d, wanted %d", which, i, (int)out[i], (int)greedy[i]);
+    MUST(pm_tokenizer_decode(pm_model_tokenizer(model), out, n, 0, &text, &size));
+    assert_string_equal(text, text_of(item, "text"));
+    pm_free(text);
+    free(greedy);
+}
+
+static void the_bundled_model_word_for_word(void **state) {
+    (void)state;
+    cJSON *root = read_json(TINY "/golden.json");
+    const cJSON *item, *cases = member(root, "cases");
+    pm_model *model = model_at(TINY, false);
+    pm_session *session = session_of(model, (pm_session_options){.ctx = 1024, .precision = PM_PRECISION_F32});
+    int which = 0;
+    cJSON_ArrayForEach(item, cases) check_conversation(model, session, item, which++);
+    assert_int_equal(which, 31);
+    pm_session_close(&session);
+    pm_model_close(&model);
+    cJSON_Delete(root);
+}
+
+// ---- formats ------------------------------------------------------------------------------------------------------------
+
+static void gguf_config(bytes *b, const pm_config *c, uint64_t *n) {
+    put_string(b, "general.architecture", "qwen3");
+    put_u32(b, "qwen3.block_count", c->n_layers);
+    put_u32(b, "qwen3.context_length", c->max_ctx);
+    put_u32(b, "qwen3.embedding_length", c->dim);
+    put_u32(b, "qwen3.feed_forward_length", c->ffn_dim);
+    put_u32(b, "qwen3.attention.head_count", c->n_heads);
+    put_u32(b, "qwen3.attention.head_count_kv", c->n_kv_heads);
+    put_u32(b, "qwen3.attention.key_length", c->head_dim);
+    put_u32(b, "qwen3.attention.value_length", c->head_dim);
+    put_f32(b, "qwen3.attention.layer_norm_rms_epsilon", c->norm_eps);
+    put_f32(b, "qwen3.rope.freq_base", (float)c->rope.theta);
+    *n = 11;
+    if (c->rope.scaling == PM_ROPE_YARN) {
+        put_string(b, "qwen3.rope.scaling.type", "yarn");
+        put_f32(b, "qwen3.rope.scaling.factor", (float)c->rope.factor);
+        put_u32(b, "qwen3.rope.scaling.original_context_length", c->rope.original_ctx);
+        *n += 3;
+    }
+}
+
+// A checkpoint's weights and dimensions as a GGUF: matrices as they are, vectors as floats, as converters write them.
+static const char *write_gguf(const char *name) {
+    gguf_writer w = {0};
+    pm_file *file = open_model(checkpoint_path(name, ""));
+    size_t n, n_values;
+    const pm_tensor_view *tensors = pm_file_tensors(file, &n);
+    gguf_config(&w.entries, pm_file_config(file), &w.n_entries);
+    for (size_t i = 0; i < n; i++) {
+        const pm_tensor_view *t = &tensors[i];
+        if (t->n_dims > 1) {
+            gguf_tensor(&w, t->name, t->dtype, t->n_dims, t->dims, t->data, (size_t)t->size);
+            continue;
+        }
+        float *values = floats_of(t, &n_values);
+        gguf_tensor(&w, t->name, PM_F32, 1, t->dims, values, n_values * sizeof(*values));
+        free(values);
+    }
+    bytes out;
+    gguf_end(&w, &out);
+    const char *path = temp_write("model.gguf", out.p, out.n);
+    bytes_close(&out);
+    pm_file_close(&file);
+    return path;
+}
+
+static void a_gguf_gives_the_same_ids(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(checkpoints); i++) {
+        golden g = golden_open(checkpoints[i], REFERENCE);
+        pm_model *model = model_at(write_gguf(checkpoints[i]), false);
+        check_cases(model, &g, checkpoints[i], (pm_session_options){.precision = PM_PRECISION_F32});
+        pm_model_close(&model);
+        golden_close(&g);
+    }
+}
+
+int main(void) {
+    int skip = open_device_or_skip();
+    if (skip)
+        return skip;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(transformers_logits_and_ids),
+        cmocka_unit_test(reference_logits_and_ids),
+        cmocka_unit_test(the_goldens_differ),
+        cmocka_unit_test(a_prompt_can_be_cut_anywhere),
+        cmocka_unit_test(a_batch_is_its_rows),
+        cmocka_unit_test_teardown(weights_split_over_bindings, restore_device),
+        cmocka_unit_test_teardown(weights_through_staging, restore_device),
+        cmocka_unit_test_teardown(attention_split_over_the_cache, restore_device),
+        cmocka_unit_test_teardown(plain_kernels, restore_device),
+        cmocka_unit_test(the_bundled_model_word_for_word),
+        cmocka_unit_test(a_gguf_gives_the_same_ids),
+    };
+    int failed = cmocka_run_group_tests(tests, temp_open, temp_close);
+    pm_device_close(&dev);
+    return failed;
+}

@@ -1,0 +1,262 @@
+// host/os.c on this machine: mappings, small files, the cache folder, threads, the clock.
+#include "host/base.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+
+#include <cmocka.h>
+
+#include "temp.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static void map_shows_the_file(void **state) {
+    (void)state;
+    enum { SIZE = 300001 };
+    static uint8_t bytes[SIZE];
+    for (int i = 0; i < SIZE; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 251);
+    const char *path = temp_write("map", bytes, SIZE);
+    pm_map map;
+    assert_int_equal(pm_map_open(path, &map), PM_OK);
+    assert_int_equal(map.size, SIZE);
+    assert_memory_equal(map.data, bytes, SIZE);
+    pm_map_forget(&map, 5000, 100000); // the pages come back from the file
+    pm_map_forget(&map, 0, SIZE);
+    pm_map_forget(&map, SIZE - 1, UINT64_MAX);
+    pm_map_forget(&map, UINT64_MAX, 1);
+    assert_memory_equal(map.data, bytes, SIZE);
+    pm_map_close(&map);
+    assert_null(map.data);
+    pm_map_close(&map);
+}
+
+static void what_cannot_be_mapped_is_said(void **state) {
+    (void)state;
+    pm_map map;
+    assert_int_equal(pm_map_open(temp_path("absent"), &map), PM_ERR_IO);
+    assert_non_null(strstr(pm_error_text(), "absent"));
+    assert_int_equal(pm_map_open(temp_folder, &map), PM_ERR_IO);
+    assert_int_equal(mkfifo(temp_path("fifo"), 0600), 0);
+    assert_int_equal(pm_map_open(temp_path("fifo"), &map), PM_ERR_IO); // and does not hang
+    assert_int_equal(pm_map_open(temp_text("empty", ""), &map), PM_OK);
+    assert_null(map.data);
+    assert_int_equal(map.size, 0);
+    pm_map_forget(&map, 0, 1);
+    pm_map_close(&map);
+}
+
+static void files_are_read_up_to_a_limit(void **state) {
+    (void)state;
+    char *data;
+    size_t size;
+    assert_int_equal(pm_file_read(temp_text("small", "hello"), 5, &data, &size), PM_OK);
+    assert_int_equal(size, 5);
+    assert_string_equal(data, "hello");
+    pm_free(data);
+    assert_int_equal(pm_file_read(temp_path("small"), 4, &data, &size), PM_ERR_FILE);
+    assert_null(data);
+    assert_int_equal(pm_file_read(temp_path("absent"), 4, &data, &size), PM_ERR_IO);
+    assert_int_equal(pm_file_read(temp_folder, 4, &data, &size), PM_ERR_IO);
+    assert_int_equal(pm_file_read("/proc/self/status", 1 << 20, &data, &size), PM_OK); // whose size reads 0
+    assert_true(size > 100);
+    pm_free(data);
+    pm_alloc_fail_after(1);
+    assert_int_equal(pm_file_read(temp_path("small"), 5, &data, &size), PM_ERR_MEMORY);
+    pm_alloc_fail_after(0);
+}
+
+static void atomic_write_replaces_or_leaves(void **state) {
+    (void)state;
+    char *data;
+    size_t size;
+    const char *path = temp_text("cache", "old");
+    assert_int_equal(pm_file_write_atomic(path, "newer", 5), PM_OK);
+    assert_int_equal(pm_file_read(path, 100, &data, &size), PM_OK);
+    assert_string_equal(data, "newer");
+    pm_free(data);
+    assert_int_equal(pm_file_write_atomic(temp_path("absent/file"), "x", 1), PM_ERR_IO);
+    assert_int_equal(pm_file_write_atomic(temp_folder, "x", 1), PM_ERR_IO); // a folder in the way; the temporary file goes
+}
+
+static bool cache_dir(char *path, size_t size, const char *pumice, const char *xdg, const char *home) {
+    pumice ? setenv("PUMICE_CACHE", pumice, 1) : unsetenv("PUMICE_CACHE");
+    xdg ? setenv("XDG_CACHE_HOME", xdg, 1) : unsetenv("XDG_CACHE_HOME");
+    home ? setenv("HOME", home, 1) : unsetenv("HOME");
+    return pm_cache_dir(path, size);
+}
+
+static void cache_folder_is_found_and_made(void **state) {
+    (void)state;
+    char path[512];
+    assert_true(cache_dir(path, sizeof(path), temp_path("own/deep"), NULL, NULL));
+    assert_string_equal(path, temp_path("own/deep"));
+    assert_true(pm_path_is_dir(path));
+    assert_true(cache_dir(path, sizeof(path), NULL, temp_path("xdg"), "/nowhere"));
+    assert_string_equal(path, temp_path("xdg/pumice"));
+    assert_true(pm_path_is_dir(path));
+    assert_true(cache_dir(path, sizeof(path), NULL, NULL, temp_path("home")));
+    assert_string_equal(path, temp_path("home/.cache/pumice"));
+    assert_false(cache_dir(path, sizeof(path), "", NULL, temp_path("home"))); // empty: none
+    assert_false(cache_dir(path, sizeof(path), NULL, NULL, NULL));
+    assert_false(cache_dir(path, 8, NULL, NULL, temp_path("home")));
+    assert_false(cache_dir(path, sizeof(path), NULL, "/proc/self", NULL)); // not writable, even as root
+}
+
+typedef struct tally {
+    atomic_int total;
+    atomic_int seen[1000];
+} tally;
+
+static void count_one(void *user, int i) {
+    tally *t = user;
+    atomic_fetch_add(&t->total, 1);
+    atomic_fetch_add(&t->seen[i], 1);
+}
+
+static void parallel_for_does_each_once(void **state) {
+    (void)state;
+    static tally t;
+    pm_parallel_for(1000, count_one, &t);
+    assert_int_equal(t.total, 1000);
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(t.seen[i], 1);
+    pm_parallel_for(0, count_one, &t);
+    pm_parallel_for(1, count_one, &t);
+    assert_int_equal(t.total, 1001);
+}
+
+static void clock_and_counts_make_sense(void **state) {
+    (void)state;
+    uint64_t before = pm_now_ns();
+    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    uint64_t passed = pm_now_ns() - before;
+    assert_true(passed >= 2000000 && passed < 5000000000u);
+    assert_true(pm_cpu_count() >= 1);
+    uint64_t rss = pm_peak_rss();
+    enum { MORE = 32 << 20 };
+    char *block = pm_malloc(MORE);
+    assert_non_null(block);
+    memset(block, 1, MORE);
+    assert_true(pm_peak_rss() >= rss + MORE / 2 || rss > 200 << 20); // a sanitizer may have peaked before
+    pm_free(block);
+}
+
+static void cpu_time_is_that_of_work(void **state) {
+    (void)state;
+    double before = pm_cpu_seconds();
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    assert_true(pm_cpu_seconds() - before < 0.1); // sleeping is no work
+    volatile uint32_t x = 1;
+    uint64_t rounds = 0;
+    for (uint64_t began = pm_now_ns(); pm_cpu_seconds() - before < 0.2; rounds++) {
+        for (int i = 0; i < 1000000; i++)
+            x = x * 1664525 + 1013904223;
+        assert_true(pm_now_ns() - began < 60000000000u);
+    }
+    assert_true(rounds > 0);
+}
+
+static void utc_is_a_date(void **state) {
+    (void)state;
+    char text[PM_UTC_SIZE];
+    int year, month, day, hour, minute, second, n = 0;
+    time_t before = time(NULL);
+    pm_utc_text(text);
+    assert_int_equal(sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2dZ%n", &year, &month, &day, &hour, &minute, &second, &n), 6);
+    assert_int_equal(n, 20);
+    assert_int_equal(strlen(text), 20);
+    assert_true(hour == before / 3600 % 24 || hour == time(NULL) / 3600 % 24);
+    assert_true(year >= 2024 && month >= 1 && month <= 12 && day >= 1 && day <= 31);
+}
+
+// ---- other programs -----------------------------------------------------------------------------------------------------
+
+static pm_status run_shell(const char *script, const char *const *env, bool quiet, char **out, size_t *size, int *exit_code) {
+    const char *argv[] = {"sh", "-c", script, NULL};
+    return pm_program_run(&(pm_program){.argv = argv, .env = env, .quiet = quiet}, 1000, out, size, exit_code);
+}
+
+static void programs_are_run_and_read(void **state) {
+    (void)state;
+    char *out;
+    size_t size;
+    int exit_code;
+    const char *env[] = {"PM_TEST=one two", "HOME=/nowhere", NULL};
+    assert_int_equal(run_shell("cat; echo \"$PM_TEST,$HOME,${PATH:+path}\"; exit 7", env, false, &out, &size, &exit_code), PM_OK);
+    assert_string_equal(out, "one two,/nowhere,path\n"); // and nothing came from our stdin
+    assert_int_equal(size, strlen(out));
+    assert_int_equal(exit_code, 7);
+    pm_free(out);
+    assert_int_equal(run_shell("kill -9 $$", NULL, false, &out, &size, &exit_code), PM_OK);
+    assert_int_equal(exit_code, 128 + 9);
+    pm_free(out);
+    assert_int_equal(run_shell("echo not to be seen >&2", NULL, true, &out, &size, &exit_code), PM_OK);
+    assert_int_equal(exit_code, 0);
+    assert_int_equal(size, 0);
+    pm_free(out);
+}
+
+static void programs_that_fail_are_told(void **state) {
+    (void)state;
+    char *out;
+    size_t size;
+    int exit_code;
+    const char *argv[] = {temp_path("no-such-program"), NULL};
+    assert_int_equal(pm_program_run(&(pm_program){.argv = argv}, 1000, &out, &size, &exit_code), PM_ERR_IO);
+    assert_non_null(strstr(pm_error_text(), "no-such-program"));
+    assert_null(out);
+    assert_int_equal(run_shell("yes", NULL, true, &out, &size, &exit_code), PM_ERR_FILE); // and it does not hang
+    assert_null(out);
+    pm_alloc_fail_after(1);
+    pm_status status = run_shell("echo x", NULL, true, &out, &size, &exit_code);
+    pm_alloc_fail_after(0);
+    assert_int_equal(status, PM_ERR_MEMORY);
+    assert_null(out);
+    pm_alloc_fail_after(2);
+    status = run_shell("echo x", NULL, true, &out, &size, &exit_code);
+    pm_alloc_fail_after(0);
+    assert_int_equal(status, PM_ERR_MEMORY);
+    assert_null(out);
+}
+
+static void on_alarm(int number) {
+    (void)number;
+}
+
+static void a_signal_ends_the_program(void **state) {
+    (void)state;
+    char *out;
+    size_t size;
+    int exit_code;
+    struct sigaction action = {.sa_handler = on_alarm}, old;
+    sigaction(SIGALRM, &action, &old);
+    alarm(1);
+    uint64_t began = pm_now_ns();
+    assert_int_equal(run_shell("exec sleep 100", NULL, true, &out, &size, &exit_code), PM_ERR_CANCELLED);
+    assert_true(pm_now_ns() - began < 50000000000u);
+    assert_int_equal(exit_code, 128 + SIGTERM);
+    assert_null(out);
+    sigaction(SIGALRM, &old, NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(map_shows_the_file),
+        cmocka_unit_test(what_cannot_be_mapped_is_said),
+        cmocka_unit_test(files_are_read_up_to_a_limit),
+        cmocka_unit_test(atomic_write_replaces_or_leaves),
+        cmocka_unit_test(cache_folder_is_found_and_made),
+        cmocka_unit_test(parallel_for_does_each_once),
+        cmocka_unit_test(clock_and_counts_make_sense),
+        cmocka_unit_test(cpu_time_is_that_of_work),
+        cmocka_unit_test(utc_is_a_date),
+        cmocka_unit_test(programs_are_run_and_read),
+        cmocka_unit_test(programs_that_fail_are_told),
+        cmocka_unit_test(a_signal_ends_the_program),
+    };
+    return cmocka_run_group_tests(tests, temp_open, temp_close);
+}

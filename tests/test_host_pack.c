@@ -1,0 +1,365 @@
+// Packing: what lies on the device is decoded here by the layout that host/pack.c states, bit by bit, and must be the file's values
+// and zeros behind them; packed in place where device memory is mapped, through the staging ring where it is not.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "check.h"
+
+static const pm_dtype dtypes[] = {PM_F32, PM_F16, PM_BF16, PM_Q8_0, PM_Q4_0};
+
+// ---- decoding what was packed -----------------------------------------------------------------------------------------
+
+// A tensor's planes as 32-bit words, and how they are cut into rows.
+typedef struct planes {
+    const uint32_t *data, *scales;
+    uint32_t data_words, scale_words; // of a row
+} planes;
+
+static const uint32_t *read_back(pm_slice slice) {
+    pm_buffer *buffer;
+    uint32_t *words = check_alloc(slice.size, 1);
+    check_must(pm_buffer_create(check_dev, slice.size, PM_MEM_READBACK, "readback", &buffer));
+    pm_cmd_begin(check_cmd);
+    pm_cmd_copy(check_cmd, pm_buffer_all(buffer), slice);
+    check_must(pm_cmd_end(check_cmd));
+    check_must(pm_cmd_submit(check_cmd));
+    check_must(pm_cmd_wait(check_cmd));
+    memcpy(words, pm_slice_map(pm_buffer_all(buffer)), slice.size);
+    pm_buffer_close(&buffer);
+    return words;
+}
+
+static planes read_planes(pm_tensor t) {
+    static const uint32_t block_words[PM_DTYPE_COUNT] = {
+        [PM_F32] = 32, [PM_F16] = 16, [PM_BF16] = 16, [PM_Q8_0] = 8, [PM_Q4_0] = 4};
+    uint32_t blocks = (t.cols + 31) / 32;
+    bool scaled = t.dtype == PM_Q8_0 || t.dtype == PM_Q4_0;
+    planes p = {.data_words = blocks * block_words[t.dtype], .scale_words = scaled ? (blocks + 1) / 2 : 0};
+    assert_int_equal(t.stride, blocks * 32);
+    assert_int_equal(t.data.size, (uint64_t)t.rows * p.data_words * 4);
+    assert_int_equal(t.scales.size, (uint64_t)t.rows * p.scale_words * 4);
+    assert_int_equal(t.data.size + t.scales.size, pm_packed_bytes(t.dtype, t.rows, t.cols));
+    p.data = read_back(t.data);
+    p.scales = scaled ? read_back(t.scales) : NULL;
+    return p;
+}
+
+static uint32_t half_of(const uint32_t *words, uint32_t i) {
+    return words[i / 2] >> (i % 2 * 16) & 0xffff;
+}
+
+static int sign_extend(uint32_t bits, uint32_t n_bits) {
+    return (int)(bits ^ 1u << (n_bits - 1)) - (1 << (n_bits - 1));
+}
+
+// Column c of row r; the last may stand behind the matrix' columns, in its last block.
+static float decode(pm_dtype dtype, const planes *p, uint32_t r, uint32_t c) {
+    const uint32_t *row = p->data + (size_t)r * p->data_words;
+    float f;
+    memcpy(&f, row + (dtype == PM_F32 ? c : 0), sizeof(f));
+    if (dtype == PM_F16)
+        return pm_f16_to_f32((uint16_t)half_of(row, c));
+    if (dtype == PM_BF16)
+        return pm_bf16_to_f32((uint16_t)half_of(row, c));
+    if (dtype == PM_F32)
+        return f;
+    int quant = dtype == PM_Q8_0 ? sign_extend(row[c / 4] >> (c % 4 * 8) & 255, 8) : sign_extend(row[c / 8] >> (c % 8 * 4) & 15, 4);
+    return (float)quant * pm_f16_to_f32((uint16_t)half_of(p->scales + (size_t)r * p->scale_words, c / 32));
+}
+
+// Wants t to hold `values` (t.rows, t.cols), and zeros behind each row.
+static void check_packed(pm_tensor t, const float *values) {
+    planes p = read_planes(t);
+    for (uint32_t r = 0; r < t.rows; r++) {
+        for (uint32_t c = 0; c < t.stride; c++) {
+            float got = decode(t.dtype, &p, r, c), want = c < t.cols ? values[(size_t)r * t.cols + c] : 0;
+            if (got != want && !(isnan(got) && isnan(want)))
+                fail_msg("%s: [%u][%u] is %.9g, wanted %.9g", check_what, r, c, (double)got, (double)want);
+        }
+        if (p.scale_words && t.stride / 32 % 2)
+            assert_int_equal(half_of(p.scales + (size_t)r * p.scale_words, t.stride / 32), 0);
+    }
+}
+
+// ---- matrices ---------------------------------------------------------------------------------------------------------
+
+static void begin_case(void) {
+    check_begin();
+    check_get_packer();
+}
+
+typedef struct pack_case {
+    uint32_t rows, cols;
+    uint32_t cut[2]; // rows of the first two parts; 0: one part
+} pack_case;
+
+static void stacked_as_in_the_file(void **state) {
+    static const pack_case cases[] = {
+        {1, 32, {0}},     {331, 96, {0}}, {6, 64, {1, 2}}, {5, 160, {2, 2}}, {1280, 288, {256, 512}},
+        {3, 100, {1, 1}}, {2, 1, {0}},    {9, 33, {0}},
+    };
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(cases) * CHECK_COUNT(dtypes); i++) {
+        const pack_case *c = &cases[i / CHECK_COUNT(dtypes)];
+        pm_dtype dtype = dtypes[i % CHECK_COUNT(dtypes)];
+        if (c->cols % pm_dtype_get(dtype)->block_elements)
+            continue;
+        begin_case();
+        check_case("%s (%u, %u)", pm_dtype_get(dtype)->name, c->rows, c->cols);
+        check_matrix m = check_weights(dtype, c->rows, c->cols, 1);
+        size_t row_bytes = check_matrix_bytes(dtype, c->cols);
+        pm_pack_part parts[] = {{m.blocks, dtype, c->cut[0] ? c->cut[0] : c->rows},
+                                {m.blocks + c->cut[0] * row_bytes, dtype, c->cut[1]},
+                                {m.blocks + (c->cut[0] + c->cut[1]) * row_bytes, dtype, c->rows - c->cut[0] - c->cut[1]}};
+        pm_tensor t = check_pack(parts, c->cut[0] ? 3 : 1, c->cols, PM_PACK_STACKED);
+        assert_int_equal(t.dtype, dtype);
+        assert_int_equal(t.rows, c->rows);
+        assert_int_equal(t.cols, c->cols);
+        check_packed(t, m.values);
+    }
+}
+
+// rows * n of n matrices -> one whose row i * n + j is row i of the j-th
+static const float *interleave(const check_matrix *m, uint32_t n) {
+    size_t cols = m->cols;
+    float *values = check_alloc(n * m->rows * cols, sizeof(float));
+    for (uint32_t i = 0; i < m->rows; i++)
+        for (uint32_t j = 0; j < n; j++)
+            memcpy(values + ((size_t)i * n + j) * cols, m[j].values + i * cols, cols * sizeof(float));
+    return values;
+}
+
+static void interleaved_row_by_row(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(dtypes); i++)
+        for (uint32_t n = 2; n <= 3; n++) {
+            begin_case();
+            check_case("%u of %s interleaved", n, pm_dtype_get(dtypes[i])->name);
+            check_matrix m[3];
+            pm_pack_part parts[3];
+            for (uint32_t j = 0; j < n; j++) {
+                m[j] = check_weights(dtypes[i], 259, 96, 1);
+                parts[j] = (pm_pack_part){m[j].blocks, dtypes[i], 259};
+            }
+            check_packed(check_pack(parts, (int)n, 96, PM_PACK_INTERLEAVED), interleave(m, n));
+        }
+}
+
+// More than both staging buffers hold, in steps that end within the parts.
+static void more_than_the_ring_holds(void **state) {
+    static const pack_case cases[] = {{20001, 480, {7000, 6001}}, {70003, 33, {0}}, {4099, 4096, {0}}};
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
+        pm_dtype dtype = i == 2 ? PM_Q8_0 : PM_F32;
+        const pack_case *c = &cases[i];
+        begin_case();
+        check_case("%s (%u, %u)", pm_dtype_get(dtype)->name, c->rows, c->cols);
+        check_matrix m = check_weights(dtype, c->rows, c->cols, 1);
+        pm_pack_part parts[] = {{m.blocks, dtype, c->rows - c->cut[0]},
+                                {m.blocks + (c->rows - c->cut[0]) * check_matrix_bytes(dtype, c->cols), dtype, c->cut[0]}};
+        check_packed(check_pack(parts, c->cut[0] ? 2 : 1, c->cols, PM_PACK_STACKED), m.values);
+    }
+}
+
+// ---- mixed types ------------------------------------------------------------------------------------------------------
+
+static void run_mixed(const check_matrix m[2], pm_pack_order order, pm_dtype want) {
+    pm_pack_part parts[] = {{m[0].blocks, m[0].dtype, m[0].rows}, {m[1].blocks, m[1].dtype, m[1].rows}};
+    size_t first = (size_t)m[0].rows * m[0].cols, second = (size_t)m[1].rows * m[1].cols;
+    float *values = check_alloc(first + second, sizeof(float));
+    memcpy(values, m[0].values, first * sizeof(float));
+    memcpy(values + first, m[1].values, second * sizeof(float));
+    if (order == PM_PACK_INTERLEAVED)
+        memcpy(values, interleave(m, 2), (first + second) * sizeof(float));
+    for (size_t i = 0; i < first + second && want == PM_F16; i++)
+        values[i] = pm_f16_to_f32(pm_f32_to_f16(values[i]));
+    pm_tensor t = check_pack(parts, 2, m[0].cols, order);
+    assert_int_equal(t.dtype, want);
+    check_packed(t, values);
+}
+
+static void mixed_types_become_halves(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(dtypes) * CHECK_COUNT(dtypes); i++) {
+        pm_dtype a = dtypes[i / CHECK_COUNT(dtypes)], b = dtypes[i % CHECK_COUNT(dtypes)];
+        begin_case();
+        check_case("%s with %s", pm_dtype_get(a)->name, pm_dtype_get(b)->name);
+        pm_pack_order order = i % 2 ? PM_PACK_STACKED : PM_PACK_INTERLEAVED;
+        check_matrix m[] = {check_weights(a, 7, 96, 1), check_weights(b, 7, 96, 1)};
+        run_mixed(m, order, a == b ? a : PM_F16);
+    }
+}
+
+static void what_no_half_holds_becomes_floats(void **state) {
+    static const float values[] = {65536, -1e30f, INFINITY, NAN};
+    (void)state;
+    for (size_t i = 0; i < 2 * CHECK_COUNT(values); i++) {
+        begin_case();
+        check_case("%g with Q8_0", (double)values[i / 2]);
+        check_matrix m[] = {check_weights(PM_Q8_0, 2, 64, 1), check_weights(i % 2 ? PM_BF16 : PM_F32, 3, 64, 1)};
+        float last = values[i / 2];
+        if (m[1].dtype == PM_F32)
+            memcpy(m[1].blocks + (3 * 64 - 1) * 4, &last, 4);
+        else
+            check_put_u16(m[1].blocks + (3 * 64 - 1) * 2, pm_f32_to_bf16(last));
+        pm_ref_decode(m[1].dtype, m[1].blocks, 3 * 64, m[1].values);
+        run_mixed(m, PM_PACK_STACKED, PM_F32);
+    }
+}
+
+// ---- vectors, plain bytes ---------------------------------------------------------------------------------------------
+
+static void vectors_are_floats(void **state) {
+    (void)state;
+    begin_case();
+    check_case("a vector of three parts");
+    check_matrix m[] = {check_weights(PM_BF16, 5, 1, 1), check_weights(PM_F32, 70, 1, 1), check_weights(PM_F16, 1, 1, 1)};
+    pm_pack_part parts[3];
+    float values[76], *to = values;
+    for (int i = 0; i < 3; i++) {
+        parts[i] = (pm_pack_part){m[i].blocks, m[i].dtype, m[i].rows};
+        memcpy(to, m[i].values, m[i].rows * sizeof(float));
+        to += m[i].rows;
+    }
+    pm_tensor t;
+    check_must(pm_pack_vector(check_packer, parts, 3, &t));
+    check_must(pm_packer_finish(check_packer));
+    assert_int_equal(t.dtype, PM_F32);
+    assert_int_equal(t.rows, 1);
+    assert_int_equal(t.cols, 76);
+    check_packed(t, values);
+}
+
+static void slices_are_written_whole(void **state) {
+    static const uint64_t sizes[] = {4, 100, (16 << 20) + 4, 40 << 20};
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(sizes); i++) {
+        begin_case();
+        check_case("%d bytes written", (int)sizes[i]);
+        uint32_t *words = check_alloc(sizes[i], 1);
+        for (uint64_t w = 0; w < sizes[i] / 4; w++)
+            words[w] = check_random();
+        pm_slice slice;
+        check_must(pm_slabs_alloc(check_slabs, sizes[i], &slice));
+        check_must(pm_slice_write(check_dev, slice, words, sizes[i]));
+        assert_memory_equal(read_back(slice), words, sizes[i]);
+    }
+}
+
+// ---- what cannot be packed --------------------------------------------------------------------------------------------
+
+static void cut_blocks_are_refused(void **state) {
+    (void)state;
+    begin_case();
+    check_matrix m = check_weights(PM_Q4_0, 2, 64, 1);
+    pm_tensor t;
+    pm_pack_part part = {m.blocks, PM_Q4_0, 2}, mixed[] = {{m.blocks, PM_F16, 1}, {m.blocks, PM_Q8_0, 1}};
+    assert_int_equal(pm_pack_matrix(check_packer, &part, 1, 48, PM_PACK_STACKED, &t), PM_ERR_FILE);
+    assert_non_null(strstr(pm_error_text(), "48"));
+    assert_int_equal(pm_pack_matrix(check_packer, mixed, 2, 33, PM_PACK_STACKED, &t), PM_ERR_FILE);
+    assert_int_equal(pm_pack_matrix(check_packer, &part, 1, 64, PM_PACK_STACKED, &t), PM_OK); // and it still packs
+    check_must(pm_packer_finish(check_packer));
+    check_packed(t, m.values);
+}
+
+static void unequal_parts_are_not_interleaved(void **state) {
+    (void)state;
+    begin_case();
+    check_matrix m = check_weights(PM_F16, 5, 32, 1);
+    pm_tensor t;
+    pm_pack_part parts[] = {{m.blocks, PM_F16, 3}, {m.blocks, PM_F16, 2}};
+    assert_int_equal(pm_pack_matrix(check_packer, parts, 2, 32, PM_PACK_INTERLEAVED, &t), PM_ERR_FILE);
+}
+
+static void rows_longer_than_the_ring_are_refused(void **state) {
+    enum { COLS = 5 << 20 };
+    (void)state;
+    begin_case();
+    float *values = check_alloc(COLS, sizeof(float));
+    pm_tensor t;
+    assert_int_equal(pm_pack_matrix(check_packer, &(pm_pack_part){values, PM_F32, 1}, 1, COLS, PM_PACK_STACKED, &t),
+                     PM_ERR_UNSUPPORTED);
+}
+
+// Every allocation fails once, with all after it.
+static pm_status pack_something(pm_slabs *slabs, const check_matrix *m) {
+    pm_packer *packer;
+    pm_tensor t;
+    pm_pack_part part = {m->blocks, m->dtype, m->rows}, vector = {m->values, PM_F32, m->cols};
+    pm_status status = pm_packer_open(check_dev, slabs, &packer);
+    if (status != PM_OK) {
+        assert_null(packer);
+        return status;
+    }
+    status = pm_pack_matrix(packer, &part, 1, m->cols, PM_PACK_STACKED, &t);
+    if (status == PM_OK)
+        status = pm_pack_vector(packer, &vector, 1, &t);
+    if (status == PM_OK)
+        status = pm_packer_finish(packer);
+    pm_packer_close(&packer);
+    assert_null(packer);
+    return status;
+}
+
+static void without_memory(void **state) {
+    (void)state;
+    check_begin();
+    check_matrix m = check_weights(PM_Q8_0, 600, 64, 1);
+    long n = 0;
+    pm_status status;
+    do {
+        pm_slabs *slabs;
+        check_must(pm_slabs_create(check_dev, 0, "weights", &slabs));
+        pm_alloc_fail_after(++n);
+        status = pack_something(slabs, &m);
+        pm_alloc_fail_after(0);
+        assert_true(status == PM_OK || status == PM_ERR_MEMORY);
+        pm_slabs_close(&slabs);
+    } while (status != PM_OK && n < 1000);
+    assert_in_range(n, 5, 999);
+}
+
+// ---- groups -----------------------------------------------------------------------------------------------------------
+
+static int open_default(void **state) {
+    (void)state;
+    check_open(1);
+    return 0;
+}
+
+static int open_staged(void **state) {
+    setenv("PM_STAGING", "1", 1);
+    return open_default(state);
+}
+
+static int close_staged(void **state) {
+    unsetenv("PM_STAGING");
+    return check_close(state);
+}
+
+int main(void) {
+    const struct CMUnitTest all[] = {
+        cmocka_unit_test(stacked_as_in_the_file),
+        cmocka_unit_test(interleaved_row_by_row),
+        cmocka_unit_test(more_than_the_ring_holds),
+        cmocka_unit_test(mixed_types_become_halves),
+        cmocka_unit_test(vectors_are_floats),
+        cmocka_unit_test(what_no_half_holds_becomes_floats),
+        cmocka_unit_test(slices_are_written_whole),
+        cmocka_unit_test(cut_blocks_are_refused),
+        cmocka_unit_test(unequal_parts_are_not_interleaved),
+        cmocka_unit_test(without_memory),
+    };
+    const struct CMUnitTest staged[] = {
+        cmocka_unit_test(stacked_as_in_the_file),   cmocka_unit_test(interleaved_row_by_row),
+        cmocka_unit_test(more_than_the_ring_holds), cmocka_unit_test(mixed_types_become_halves),
+        cmocka_unit_test(vectors_are_floats),       cmocka_unit_test(rows_longer_than_the_ring_are_refused),
+        cmocka_unit_test(slices_are_written_whole), cmocka_unit_test(without_memory),
+    };
+    int failed = cmocka_run_group_tests_name("pack", all, open_default, check_close);
+    failed += cmocka_run_group_tests_name("pack, staged", staged, open_staged, close_staged);
+    return failed != 0;
+}
