@@ -57,9 +57,15 @@ must_build() {
         tally 1 0 0
     else
         tally 0 1 0
-        sum
-        exit 1
+        finish
     fi
+}
+
+# The sum of all, on two lines: what was skipped was told above with its reason.
+finish() {
+    sum | sed 's/\(.*\), \([0-9]* skipped\)$/\2\n\1/'
+    sum >/dev/null
+    exit
 }
 
 # A line of the layer's is a failure; so is a layer that was never there.
@@ -102,8 +108,7 @@ part "format" check_format
 part "build with gcc" must_build "$gcc_build"
 if [ "$mode" = --quick ]; then
     part "suite" count tests/drivers.sh "$gcc_build" lavapipe
-    sum
-    exit
+    finish
 fi
 part "build with clang, sanitizers and fuzz targets" must_build "$clang_build" -DCMAKE_C_COMPILER=clang -DPM_FUZZ=ON \
     -DPM_SANITIZE=address,undefined
@@ -114,4 +119,4 @@ part "suite on $drivers" count tests/drivers.sh "$gcc_build" $drivers
 part "suite under the validation layers" run_validation
 part "suite under ASan and UBSan" run_sanitized
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
-sum
+finish

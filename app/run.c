@@ -39,6 +39,7 @@ static const app_option options[] = {
      AT(precision)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
+    {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, AT(rope_bf16)},
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
 };
 // clang-format on
@@ -96,7 +97,7 @@ typedef struct state {
 
 static pm_status load(state *s) {
     run_progress progress = {0};
-    pm_model_options model_options = {.progress = run_progress_show, .user = &progress};
+    pm_model_options model_options = {.progress = run_progress_show, .user = &progress, .bf16_frequencies = s->o->rope_bf16};
     uint64_t began = pm_now_ns();
     PM_TRY(pm_device_open(s->o->device, &s->dev));
     pm_status status = pm_model_open(s->dev, s->o->model, &model_options, &s->model);

@@ -14,7 +14,7 @@ typedef struct run_options {
     uint32_t n_tokens, ctx, top_k;
     float temperature, top_p, min_p;
     uint64_t seed; // UINT64_MAX: not given
-    bool raw, print_ids, profile;
+    bool raw, print_ids, profile, rope_bf16;
 } run_options;
 
 // ---- prompt.c: from the command line, a file or a pipe to ids ----------------------------------------------------------
