@@ -89,20 +89,19 @@ static void print_row(const pm_profile_row *row, uint64_t total_ns) {
             total_ns ? 100 * ns / (double)total_ns : 0, ns / 1e3 / (double)row->count, ns > 0 ? (double)row->bytes / ns : 0);
 }
 
-static uint64_t count_of(const pm_profile_row *rows, int n, const char *label) {
-    uint64_t count = 0;
+// Dispatches of the last pass, which is a step of the answer where there was one; label NULL: of all of it.
+static uint32_t count_last(const pm_profile_row *rows, int n, const char *label) {
+    uint32_t count = 0;
     for (int i = 0; i < n; i++)
-        if (!strcmp(rows[i].label, label))
-            count += rows[i].count;
+        if (label ? !strcmp(rows[i].label, label) : strcmp(rows[i].kernel, "copy"))
+            count += rows[i].last;
     return count;
 }
 
-// Every pass embeds once.
-static void print_dispatches(const pm_model *model, const pm_session *session, const pm_profile_row *rows, int n) {
-    uint64_t passes = count_of(rows, n, "embed"), layers = passes * pm_model_config(model)->n_layers;
-    uint64_t in_layers = count_of(rows, n, "attention") + count_of(rows, n, "feed-forward");
-    fprintf(stderr, "%" PRIu64 " passes; %d dispatches in the last one; %.3g a layer\n", passes, pm_session_n_dispatches(session),
-            layers ? (double)in_layers / (double)layers : 0);
+static void print_dispatches(const pm_model *model, const pm_profile_row *rows, int n) {
+    uint32_t in_layers = count_last(rows, n, "attention") + count_last(rows, n, "feed-forward");
+    fprintf(stderr, "the last pass: %" PRIu32 " dispatches, %.3g a layer\n", count_last(rows, n, NULL),
+            (double)in_layers / pm_model_config(model)->n_layers);
 }
 
 pm_status run_report_profile(const pm_model *model, const pm_session *session) {
@@ -124,7 +123,7 @@ pm_status run_report_profile(const pm_model *model, const pm_session *session) {
         print_row(&sorted[i], all.ns);
     if (all.count > 0)
         print_row(&all, all.ns);
-    print_dispatches(model, session, rows, n);
+    print_dispatches(model, rows, n);
     pm_free(sorted);
     return PM_OK;
 }

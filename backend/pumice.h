@@ -107,10 +107,9 @@ typedef struct pm_profile_row {
     const char *kernel;
     const char *label;
     uint64_t count, ns, bytes;
+    uint32_t last; // of `count`: in the last pass
 } pm_profile_row;
 const pm_profile_row *pm_session_profile(const pm_session *session, int *n);
-// Dispatches of the last pass that was recorded.
-int pm_session_n_dispatches(const pm_session *session);
 
 // Records every pass anew instead of replaying recordings: for tests that prove both give the same bits.
 void pm_session_set_replay(pm_session *session, bool replay);

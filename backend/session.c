@@ -63,7 +63,7 @@ struct pm_session {
     atomic_bool cancelled; // lock-free everywhere: a signal handler may set it
 
     pm_profile_row profile[MAX_PROFILE];
-    int n_profile, n_dispatches;
+    int n_profile;
 };
 
 // ---- opening ----------------------------------------------------------------------------------------------------------
@@ -334,7 +334,6 @@ static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
     PM_TRY(pm_cmd_prepare(cmd));
     pm_cmd_begin(cmd);
     PM_TRY(record_pass(s, p, cmd));
-    s->n_dispatches = pm_cmd_n_dispatches(cmd);
     return PM_OK;
 }
 
@@ -360,6 +359,8 @@ static recording *find_recording(pm_session *s, const shape *p, bool *found) {
 static void gather_profile(pm_session *s, pm_cmd *cmd) {
     int n;
     const pm_timing *timings = pm_cmd_timings(cmd, &n);
+    for (int k = 0; k < s->n_profile; k++)
+        s->profile[k].last = 0;
     for (int i = 0; i < n; i++) {
         int k = 0;
         while (k < s->n_profile && (s->profile[k].kernel != timings[i].kernel || s->profile[k].label != timings[i].label))
@@ -369,6 +370,7 @@ static void gather_profile(pm_session *s, pm_cmd *cmd) {
         if (k == s->n_profile)
             s->profile[s->n_profile++] = (pm_profile_row){.kernel = timings[i].kernel, .label = timings[i].label};
         s->profile[k].count++;
+        s->profile[k].last++;
         s->profile[k].ns += timings[i].ns;
         s->profile[k].bytes += timings[i].bytes;
     }
@@ -630,10 +632,6 @@ uint32_t pm_session_logits_stride(const pm_session *s) {
 const pm_profile_row *pm_session_profile(const pm_session *s, int *n) {
     *n = s->n_profile;
     return s->profile;
-}
-
-int pm_session_n_dispatches(const pm_session *s) {
-    return s->n_dispatches;
 }
 
 void pm_session_set_replay(pm_session *s, bool replay) {

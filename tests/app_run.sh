@@ -113,7 +113,7 @@ best=$(od -An -v -tf4 -w4 "$tmp/logits" | awk '$1 == "nan" { print "nan"; exit }
 [ "$best" = "${ids%% *}" ] || bad "the best logit is $best" "--dump-logits"
 same "$ids" "$pumice" run "$model" -p "$strawberry" $short --dump-logits "$tmp/again"
 cmp -s "$tmp/logits" "$tmp/again" || bad "not the same logits" "--dump-logits"
-expect 0 "1278" " a layer" "$pumice" run "$model" -p "$strawberry" $short --profile
+expect 0 "1278" "dispatches, 6 a layer" "$pumice" run "$model" -p "$strawberry" $short --profile
 grep -q '^matvec.*feed-forward' "$err" || bad "no product in the profile" "--profile"
 expect 0 "--dump-logits" "" "$pumice" run --help
 [ "$(wc -l <"$out")" -le 24 ] && [ "$(awk 'length > 80' "$out" | wc -l)" = 0 ] || bad "help is larger than a screen" "run --help"

@@ -1,0 +1,111 @@
+#!/bin/sh
+# app_bench.sh PUMICE-BENCH: the bench with the bundled model and, as the peer, a program that says what llama-bench would.
+set -u
+bench=$1
+. "${0%/*}/expect.sh"
+model=${0%/*}/data/tiny-qwen3
+
+"$bench" -m "$model" -p 4 -n 0 -r 1 >"$out" 2>"$err"
+[ $? != 3 ] || { cat "$err" && exit 77; }
+
+# cells ROW COLUMN: of the last Markdown table, counted from its end, as scripts read llama-bench's.
+cells() {
+    grep '^|' "$out" | sed -n "$1p" | awk -F '|' -v c="$2" '{ gsub(/^ +| +$/, "", $(NF - c)); print $(NF - c) }'
+}
+rate='^[0-9]+\.[0-9][0-9] ± [0-9]+\.[0-9][0-9]$'
+
+# ---- tokens -------------------------------------------------------------------------------------------------------------------
+
+expect 0 '*' '*' "$bench" -m "$model" -p 8,16 -n 4 -d 0,32 -r 2
+got=$(for row in 3 4 5 6 7 8; do cells $row 2; done | tr '\n' ',')
+[ "$got" = "pp8,pp16,tg4,pp8 @ d32,pp16 @ d32,tg4 @ d32," ] || bad "the tests are $got" "-p 8,16 -n 4 -d 0,32"
+for row in 3 4 5 6 7 8; do
+    cells $row 1 | grep -qE "$rate" || bad "no rate in row $row" "-p 8,16 -n 4 -d 0,32"
+done
+[ "$(grep -c '^|' "$out")" = 8 ] || bad "not six rows" "-p 8,16 -n 4 -d 0,32"
+
+# JSON: the numbers follow from the samples.
+expect 0 '*' '*' "$bench" -m "$model" -p 8 -n 4 -r 3 -o json
+for field in model_filename model_type model_size n_prompt n_gen n_depth avg_ns stddev_ns avg_ts samples_ns samples_ts build_commit \
+    gpu_info backends test_time driver_name driver_info device_uuid n_gpu_layers type_k; do
+    [ "$(grep -c "\"$field\":" "$out")" = 2 ] || bad "not two rows with $field" "-o json"
+done
+tr -d '\n\t ' <"$out" | sed 's/{/\n/g' | awk '
+    /"samples_ns"/ {
+        match($0, /"n_prompt":[0-9]+/); tokens = substr($0, RSTART + 11, RLENGTH - 11)
+        match($0, /"n_gen":[0-9]+/); tokens += substr($0, RSTART + 8, RLENGTH - 8)
+        match($0, /"samples_ns":\[[^]]*/); n = split(substr($0, RSTART + 14, RLENGTH - 14), ns, ",")
+        match($0, /"avg_ts":[0-9.e+]+/); avg = substr($0, RSTART + 9, RLENGTH - 9)
+        for (i = 1; i <= n; i++) sum += tokens * 1e9 / ns[i] / n
+        if (n != 3 || sum / avg > 1.000001 || avg / sum > 1.000001) exit 1
+        rows++; sum = 0
+    }
+    END { exit rows != 2 }' || bad "avg_ts is not the mean of the samples' rates" "-o json"
+
+# ---- operations ---------------------------------------------------------------------------------------------------------------
+
+"$bench" -m "$model" --ops -p 1,8 >"$out" 2>"$err"
+if [ $? = 0 ]; then
+    for kernel in embed matvec rope_store attend sample; do
+        [ "$(grep -c "^| 1  *| $kernel" "$out")" -ge 1 ] || bad "no row of $kernel" "--ops"
+    done
+    grep -q '^| 8  *| ' "$out" || bad "no pass of 8 rows" "--ops"
+else
+    grep -q "has no timestamps" "$err" || bad "no success" "--ops"
+fi
+
+# ---- in turn with a peer ------------------------------------------------------------------------------------------------------
+
+: >"$tmp/none.gguf"
+expect 2 "" "--peer reads .gguf files only" "$bench" -m "$model" --peer "$bench"
+expect 2 "" "there is no such program" "$bench" -m "$tmp/none.gguf" --peer "$tmp/missing"
+expect 2 "" "goes without --peer" "$bench" -m "$tmp/none.gguf" --ops --peer "$bench"
+
+# peer GPU-NAME: one that takes a second for each test, whatever it is.
+peer() {
+    cat >"$tmp/peer" <<PEER
+#!/bin/sh
+echo "\$*" >>"$tmp/asked"
+echo '[{"build_commit": "abc", "build_number": 1, "gpu_info": "$1", "backends": "Vulkan", "model_type": "x",
+ "n_prompt": 8, "n_gen": 0, "n_depth": 0, "avg_ns": 1000000000},
+ {"build_commit": "abc", "build_number": 1, "gpu_info": "$1", "backends": "Vulkan", "model_type": "x",
+ "n_prompt": 0, "n_gen": 4, "n_depth": 0, "avg_ns": 1000000000}]'
+PEER
+    chmod +x "$tmp/peer"
+}
+
+if command -v python3 >/dev/null; then
+    gguf=$tmp/tiny.gguf
+    python3 "${0%/*}/../bench/random_gguf.py" "$gguf" tiny || bad "no model" random_gguf.py
+    gpu=$("$bench" -m "$gguf" -p 1 -n 0 -r 1 -o json 2>/dev/null | sed -n 's/.*"gpu_info":[^"]*"\(.*\)".*/\1/p')
+    peer "$gpu"
+    expect 0 '*' '*' "$bench" -m "$gguf" -p 8 -n 4 -r 2 --peer "$tmp/peer"
+    [ "$(grep -c -- '-m .*tiny.gguf -p 8 -n 4 -d 0 -r 1 ' "$tmp/asked")" = 2 ] || bad "the peer was not asked twice" --peer
+    got=$(cells 4 1)/$(cells 6 1)
+    [ "$got" = "8.00 ± 0.00/4.00 ± 0.00" ] || bad "the peer's rates are $got" --peer
+    awk -v ours="$(cells 3 1)" -v ratio="$(cells 3 3)" 'BEGIN { x = ours / 8 / ratio; exit !(x > 0.99 && x < 1.01) }' ||
+        bad "a wrong ratio" --peer
+    grep -q 'peer: abc (1)' "$out" || bad "no build of the peer" --peer
+    peer "Some other GPU"
+    expect 2 '*' "the peer ran on Some other GPU" "$bench" -m "$gguf" -p 8 -n 4 -r 1 --peer "$tmp/peer"
+    printf '#!/bin/sh\nexit 5\n' >"$tmp/peer"
+    expect 1 '*' "the peer ended with exit code 5" "$bench" -m "$gguf" -p 8 -n 4 -r 1 --peer "$tmp/peer"
+    printf '#!/bin/sh\necho hello\n' >"$tmp/peer"
+    expect 1 '*' "is no JSON" "$bench" -m "$gguf" -p 8 -n 4 -r 1 --peer "$tmp/peer"
+    printf '#!/bin/sh\necho []\n' >"$tmp/peer"
+    expect 1 '*' "no result for pp8" "$bench" -m "$gguf" -p 8 -n 4 -r 1 --peer "$tmp/peer"
+else
+    echo "no python3: the bench was not run with a peer"
+fi
+
+# ---- bad input ----------------------------------------------------------------------------------------------------------------
+
+expect 2 "" "-m" "$bench" -p 8
+expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 8,x
+expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 99999999999
+expect 2 "" "there is nothing to measure" "$bench" -m "$model" -p 0 -n 0
+expect 2 "" "these tests need 20" "$bench" -m "$model" -p 20 -n 0 -c 10
+expect 2 "" "wanted md or json" "$bench" -m "$model" -o xml
+expect 1 "" "No such file" "$bench" -m "$tmp/missing"
+expect 0 "pumice-bench 0." "" "$bench" --version
+exit $failed
