@@ -49,13 +49,6 @@ typedef struct run_answer {
 pm_status run_answer_write(const run_options *options, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer);
 
-// ---- interrupt.c: Ctrl-C -----------------------------------------------------------------------------------------------
-
-// From now on the first Ctrl-C cancels this session and is remembered; a second one ends the program at once. NULL: no session any
-// more.
-void run_interrupt_watch(pm_session *session);
-bool run_interrupted(void);
-
 // ---- report.c: what is told on stderr ----------------------------------------------------------------------------------
 
 // A bar while the weights are loaded, where stderr is a terminal. Zero-initialise.
