@@ -61,8 +61,10 @@ bool app_interrupted(void);
 // should end; main then asks no more whether everything was written.
 pm_status app_write(const void *data, size_t size, bool *gone);
 
-// The commands, one a file; main.c has the list.
+// The commands; main.c has the list.
 extern const app_command app_run;
 extern const app_command app_devices;
+extern const app_command app_tokenize;
+extern const app_command app_template;
 
 #endif
