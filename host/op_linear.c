@@ -77,7 +77,7 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
         .n0 = n0,
         .n = n,
         .rows = rows,
-        .row0 = row,
+        .row0 = w->row0 + row,
         .blocks = w->stride / PM_BLOCK,
         .scale_stride = w->scales.buffer ? (uint32_t)(w->scales.size / w->rows / 4) : 0,
         .x_stride = op->x.stride,

@@ -261,6 +261,43 @@ static void add_then_norm(void **state) {
     check_near("y", y, want, size, DIM);
 }
 
+// A matrix of several tensors, each with a type and a dispatch of its own: their columns of one y, their part of one bias.
+static void several_tensors(void **state) {
+    enum { N = 3, DIM = 256, ROWS = 199 };
+    static const pm_dtype types[] = {PM_Q4_K, PM_F16, PM_Q6_K};
+    static const uint32_t rows[] = {130, 4, 65};
+    (void)state;
+    check_begin();
+    check_case("norm_linear with bias, of three tensors");
+    float *normed = check_normals(N * DIM, 1), *squares = check_uniforms(N, 1, DIM), *bias_values = check_normals(ROWS, 1);
+    float *values = check_alloc(ROWS * DIM, sizeof(float));
+    pm_hidden h = normed_input(N, DIM, normed, squares, 1);
+    pm_tensor y = check_out_tensor(N, ROWS, ROWS, NULL), bias = check_pack_vector(bias_values, ROWS), w[3];
+    uint32_t row0 = 0;
+    for (int i = 0; i < 3; row0 += rows[i++]) {
+        check_matrix m = check_weights(types[i], rows[i], DIM, 0.1f);
+        memcpy(values + (size_t)row0 * DIM, m.values, (size_t)rows[i] * DIM * sizeof(float));
+        w[i] = check_pack_one(&m);
+        w[i].row0 = row0;
+    }
+    check_record();
+    for (int i = 0; i < 3; i++)
+        pm_op_norm_linear(check_cmd, y, &h, w[i], &bias);
+    check_run();
+    double *want = check_doubles(N * ROWS), *size = check_doubles(N * ROWS);
+    pm_ref_linear(&(pm_ref_linear_args){.n = N,
+                                        .rows = ROWS,
+                                        .cols = DIM,
+                                        .x = normed,
+                                        .w = values,
+                                        .squares = squares,
+                                        .n_parts = 1,
+                                        .eps = h.eps,
+                                        .bias = bias_values},
+                  want, size);
+    check_near("y", y, want, size, DIM);
+}
+
 // A product of zeros under the norm is zero and not 0 / 0; large values neither overflow nor vanish.
 static void extremes(void **state) {
     enum { N = 2, COLS = 64, ROWS = 6 };
@@ -433,11 +470,13 @@ int main(void) {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(every_type),      cmocka_unit_test(every_batch), cmocka_unit_test(large),
         cmocka_unit_test(add_then_norm),   cmocka_unit_test(extremes),    cmocka_unit_test(closed_gates),
+        cmocka_unit_test(several_tensors),
     };
     const struct CMUnitTest shaped[] = {cmocka_unit_test(every_type_shaped), cmocka_unit_test(add_then_norm)};
     const struct CMUnitTest parts[] = {cmocka_unit_test(every_type_cut), cmocka_unit_test(rows_too_long)};
     const struct CMUnitTest odd_parts[] = {cmocka_unit_test(odd_groups_cut)};
-    const struct CMUnitTest tiles[] = {cmocka_unit_test(every_type_in_tiles), cmocka_unit_test(add_then_norm)};
+    const struct CMUnitTest tiles[] = {cmocka_unit_test(every_type_in_tiles), cmocka_unit_test(add_then_norm),
+                                       cmocka_unit_test(several_tensors)};
     const struct CMUnitTest tiled_parts[] = {cmocka_unit_test(tiles_cut)};
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);
