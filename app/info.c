@@ -310,7 +310,7 @@ static void put_config(app_json *j, cJSON *o, const pm_config *c) {
     app_json_number(j, o, "head_dim", c->head_dim);
     app_json_number(j, o, "context", c->max_ctx);
     app_json_number(j, o, "vocabulary", c->vocab_size);
-    app_json_real(j, o, "norm_eps", (double)c->norm_eps);
+    app_json_float(j, o, "norm_eps", c->norm_eps);
     app_json_bool(j, o, "tied_head", c->tied_head);
     app_json_bool(j, o, "qk_norm", c->qk_norm);
     app_json_bool(j, o, "qkv_bias", c->qkv_bias);
@@ -348,10 +348,10 @@ static void put_text(app_json *j, cJSON *o, const info *in) {
 static void put_sampling(app_json *j, cJSON *o, const pm_config *c) {
     cJSON *sampling = app_json_object(j, o, "sampling");
     app_json_bool(j, sampling, "sample", c->do_sample);
-    app_json_real(j, sampling, "temperature", (double)c->temperature);
+    app_json_float(j, sampling, "temperature", c->temperature);
     app_json_number(j, sampling, "top_k", c->top_k > 0 ? (uint64_t)c->top_k : 0);
-    app_json_real(j, sampling, "top_p", (double)c->top_p);
-    app_json_real(j, sampling, "min_p", (double)c->min_p);
+    app_json_float(j, sampling, "top_p", c->top_p);
+    app_json_float(j, sampling, "min_p", c->min_p);
 }
 
 static void put_sum(app_json *j, cJSON *o, const sum *s) {

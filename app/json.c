@@ -2,6 +2,7 @@
 #include "app/json.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 app_json app_json_begin(void) {
@@ -46,6 +47,12 @@ void app_json_number(app_json *j, cJSON *parent, const char *name, uint64_t numb
 
 void app_json_real(app_json *j, cJSON *parent, const char *name, double number) {
     app_json_put(j, parent, name, cJSON_CreateNumber(number));
+}
+
+void app_json_float(app_json *j, cJSON *parent, const char *name, float number) {
+    char digits[32];
+    snprintf(digits, sizeof(digits), "%.7g", (double)number);
+    app_json_real(j, parent, name, strtod(digits, NULL));
 }
 
 void app_json_bool(app_json *j, cJSON *parent, const char *name, bool value) {

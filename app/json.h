@@ -22,6 +22,7 @@ void app_json_text(app_json *json, cJSON *parent, const char *name, const char *
 void app_json_str(app_json *json, cJSON *parent, const char *name, pm_str text);
 void app_json_number(app_json *json, cJSON *parent, const char *name, uint64_t number);
 void app_json_real(app_json *json, cJSON *parent, const char *name, double number);
+void app_json_float(app_json *json, cJSON *parent, const char *name, float number); // in a float's digits: 0.6
 void app_json_bool(app_json *json, cJSON *parent, const char *name, bool value);
 // Prints to stdout and frees.
 pm_status app_json_print(app_json *json);

@@ -259,13 +259,11 @@ static pm_status find_longest(const planning *p, uint64_t weight_bytes, uint32_t
     return PM_OK;
 }
 
-// Of the types with blocks the largest with which it fits.
+// Of the types narrower than what the file has the largest with which it fits.
 static pm_status find_quant(const planning *p, pm_plan *plan) {
     planning q = *p;
     for (q.as = 0; q.as < PM_DTYPE_COUNT; q.as++) {
         uint64_t bytes;
-        if (pm_dtype_get((pm_dtype)q.as)->block_elements == 1)
-            continue;
         pm_status status = rehearse_weights(&q, &bytes);
         if (status == PM_OK && (bytes <= plan->quant_bytes || bytes >= plan->weight_bytes))
             continue;

@@ -127,7 +127,7 @@ typedef struct pm_plan {
     bool fits;
     char reason[256];     // why it does not
     uint32_t longest_ctx; // positions that would fit, whatever the model was made for; 0: not even the weights do
-    // Where it does not fit: the widest block type with which all of it would if every matrix had it; quant_bytes 0: there is none.
+    // Where it does not fit: the widest type with which all of it would if every matrix had it; quant_bytes 0: there is none.
     pm_dtype quant;
     uint64_t quant_bytes; // weights, then
 } pm_plan;

@@ -14,7 +14,7 @@ told() {
 
 # number NAME: the first number of that name in the JSON of the last run.
 number() {
-    sed -n "s/^[[:space:]]*\"$1\":[[:space:]]*\([0-9.]*\),*$/\1/p" "$out" | head -n 1
+    sed -n "s/^[[:space:]]*\"$1\":[[:space:]]*\([0-9.e+-]*\),*$/\1/p" "$out" | head -n 1
 }
 
 # model_with NAME: a copy of the bundled model in links, to be spoilt.
@@ -60,6 +60,7 @@ expect 0 '*' "" "$pumice" info "$model" --tensors
 expect 0 '*' "" "$pumice" info "$model" --json
 [ "$(number bytes)" = $data ] || bad "the tensors have $data bytes" "info --json"
 [ "$(number parameters)" = $((data / 2)) ] || bad "there are $((data / 2)) bfloat16 parameters" "info --json"
+[ "$(number temperature) $(number norm_eps)" = "0.6 1e-06" ] || bad "floats have other digits" "info --json"
 [ "$(number n_tensors)" = "$(grep -c '"name":' "$out")" ] || bad "not as many tensors as are counted" "info --json"
 [ "$(awk '/"tensors":/ { inside = 1 } inside && /"bytes":/ { gsub(/[^0-9]/, ""); sum += $0 } END { print sum }' "$out")" = $data ] ||
     bad "the tensors' bytes do not add up to $data" "info --json"
