@@ -61,9 +61,22 @@ bool app_interrupted(void);
 // should end; main then asks no more whether everything was written.
 pm_status app_write(const void *data, size_t size, bool *gone);
 
+// ---- text.c -----------------------------------------------------------------------------------------------------------
+
+enum { APP_SHORT_TEXT = 32 };
+// "640.0 KiB", "1.14 GiB"; "596.0 M". They return text.
+const char *app_bytes(uint64_t bytes, char text[APP_SHORT_TEXT]);
+const char *app_count(uint64_t count, char text[APP_SHORT_TEXT]);
+// 0-terminated copies of what a file says, which may be anything: invalid UTF-8 and zeros become U+FFFD, in a printable one control
+// characters too. The caller's to pm_free; NULL without memory.
+char *app_utf8(pm_str text);
+char *app_printable(pm_str text);
+
 // The commands; main.c has the list.
 extern const app_command app_run;
 extern const app_command app_devices;
+extern const app_command app_info;
+extern const app_command app_plan;
 extern const app_command app_tokenize;
 extern const app_command app_template;
 

@@ -1,8 +1,7 @@
 // pumice devices: what the Vulkan devices here are and can do, a line each or as JSON.
-#include "app/app.h"
+#include "app/json.h"
 #include "host/host.h"
 
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -86,128 +85,94 @@ static void print_line(const pm_device_info *d) {
 
 // ---- JSON -------------------------------------------------------------------------------------------------------------
 
-// Failure of any addition sticks, so that the building below reads straight.
-typedef struct json {
-    bool failed;
-} json;
-
-static cJSON *put(json *j, cJSON *object, const char *name, cJSON *item) {
-    bool added = object && item && (name ? cJSON_AddItemToObject(object, name, item) : cJSON_AddItemToArray(object, item));
-    if (added)
-        return item;
-    cJSON_Delete(item);
-    j->failed = true;
-    return NULL;
-}
-
-static void put_text(json *j, cJSON *object, const char *name, const char *text) {
-    put(j, object, name, cJSON_CreateString(text));
-}
-
-static void put_number(json *j, cJSON *object, const char *name, uint64_t number) {
-    put(j, object, name, cJSON_CreateNumber((double)number));
-}
-
-static void put_bool(json *j, cJSON *object, const char *name, bool value) {
-    put(j, object, name, cJSON_CreateBool(value));
-}
-
-static void put_uuid(json *j, cJSON *object, const char *name, const uint8_t uuid[16]) {
+static void put_uuid(app_json *j, cJSON *object, const char *name, const uint8_t uuid[16]) {
     char text[33];
     for (int i = 0; i < 16; i++)
         snprintf(text + 2 * i, 3, "%02x", uuid[i]);
-    put_text(j, object, name, text);
+    app_json_text(j, object, name, text);
 }
 
-static void put_identity(json *j, cJSON *o, const pm_device_info *d) {
+static void put_identity(app_json *j, cJSON *o, const pm_device_info *d) {
     char api[32], pci[40];
     format_version(d->api_version, api);
-    put_number(j, o, "index", (uint64_t)d->index);
-    put_text(j, o, "name", d->name);
-    put_text(j, o, "type", type_name(d->type));
-    put_text(j, o, "driver_name", d->driver_name);
-    put_text(j, o, "driver_info", d->driver_info);
-    put_number(j, o, "driver_version", d->driver_version);
-    put_number(j, o, "driver_id", d->driver_id);
-    put_text(j, o, "api_version", api);
-    put_number(j, o, "vendor_id", d->vendor_id);
-    put_number(j, o, "device_id", d->device_id);
+    app_json_number(j, o, "index", (uint64_t)d->index);
+    app_json_text(j, o, "name", d->name);
+    app_json_text(j, o, "type", type_name(d->type));
+    app_json_text(j, o, "driver_name", d->driver_name);
+    app_json_text(j, o, "driver_info", d->driver_info);
+    app_json_number(j, o, "driver_version", d->driver_version);
+    app_json_number(j, o, "driver_id", d->driver_id);
+    app_json_text(j, o, "api_version", api);
+    app_json_number(j, o, "vendor_id", d->vendor_id);
+    app_json_number(j, o, "device_id", d->device_id);
     put_uuid(j, o, "device_uuid", d->device_uuid);
     put_uuid(j, o, "driver_uuid", d->driver_uuid);
     if (d->has_pci) {
         snprintf(pci, sizeof(pci), "%04" PRIx32 ":%02" PRIx32 ":%02" PRIx32 ".%" PRIx32, d->pci[0], d->pci[1], d->pci[2],
                  d->pci[3]);
-        put_text(j, o, "pci", pci);
+        app_json_text(j, o, "pci", pci);
     }
 }
 
-static void put_memory(json *j, cJSON *o, const pm_device_info *d) {
-    cJSON *heaps = put(j, o, "heaps", cJSON_CreateArray());
+static void put_memory(app_json *j, cJSON *o, const pm_device_info *d) {
+    cJSON *heaps = app_json_array(j, o, "heaps");
     for (int i = 0; i < d->n_heaps; i++) {
-        cJSON *heap = put(j, heaps, NULL, cJSON_CreateObject());
-        put_number(j, heap, "size", d->heaps[i].size);
-        put_number(j, heap, "free", d->heaps[i].budget);
-        put_bool(j, heap, "device_local", d->heaps[i].device_local);
+        cJSON *heap = app_json_object(j, heaps, NULL);
+        app_json_number(j, heap, "size", d->heaps[i].size);
+        app_json_number(j, heap, "free", d->heaps[i].budget);
+        app_json_bool(j, heap, "device_local", d->heaps[i].device_local);
     }
-    put_bool(j, o, "budget_known", d->budget_known);
-    put_bool(j, o, "unified_memory", d->unified_memory);
+    app_json_bool(j, o, "budget_known", d->budget_known);
+    app_json_bool(j, o, "unified_memory", d->unified_memory);
 }
 
-static void put_arithmetic(json *j, cJSON *o, const pm_device_info *d) {
-    put_number(j, o, "subgroup_size", d->subgroup_size);
-    put_number(j, o, "subgroup_min", d->subgroup_min);
-    put_number(j, o, "subgroup_max", d->subgroup_max);
-    put_bool(j, o, "subgroup_arithmetic", d->subgroup_arithmetic);
-    put_bool(j, o, "subgroup_size_control", d->subgroup_size_control);
-    put_bool(j, o, "f16_arithmetic", d->f16_arithmetic);
-    put_bool(j, o, "f16_storage", d->f16_storage);
-    put_bool(j, o, "bf16", d->bf16);
-    put_bool(j, o, "int8_arithmetic", d->int8_arithmetic);
-    put_bool(j, o, "int8_storage", d->int8_storage);
-    put_bool(j, o, "int_dot", d->int_dot);
-    cJSON *matrices = put(j, o, "matrices", cJSON_CreateArray());
+static void put_arithmetic(app_json *j, cJSON *o, const pm_device_info *d) {
+    app_json_number(j, o, "subgroup_size", d->subgroup_size);
+    app_json_number(j, o, "subgroup_min", d->subgroup_min);
+    app_json_number(j, o, "subgroup_max", d->subgroup_max);
+    app_json_bool(j, o, "subgroup_arithmetic", d->subgroup_arithmetic);
+    app_json_bool(j, o, "subgroup_size_control", d->subgroup_size_control);
+    app_json_bool(j, o, "f16_arithmetic", d->f16_arithmetic);
+    app_json_bool(j, o, "f16_storage", d->f16_storage);
+    app_json_bool(j, o, "bf16", d->bf16);
+    app_json_bool(j, o, "int8_arithmetic", d->int8_arithmetic);
+    app_json_bool(j, o, "int8_storage", d->int8_storage);
+    app_json_bool(j, o, "int_dot", d->int_dot);
+    cJSON *matrices = app_json_array(j, o, "matrices");
     for (int i = 0; i < d->n_coopmats; i++) {
-        cJSON *matrix = put(j, matrices, NULL, cJSON_CreateObject());
-        put_number(j, matrix, "m", d->coopmats[i].m);
-        put_number(j, matrix, "n", d->coopmats[i].n);
-        put_number(j, matrix, "k", d->coopmats[i].k);
-        put_text(j, matrix, "a", d->coopmats[i].a);
-        put_text(j, matrix, "c", d->coopmats[i].c);
+        cJSON *matrix = app_json_object(j, matrices, NULL);
+        app_json_number(j, matrix, "m", d->coopmats[i].m);
+        app_json_number(j, matrix, "n", d->coopmats[i].n);
+        app_json_number(j, matrix, "k", d->coopmats[i].k);
+        app_json_text(j, matrix, "a", d->coopmats[i].a);
+        app_json_text(j, matrix, "c", d->coopmats[i].c);
     }
 }
 
-static void put_limits(json *j, cJSON *o, const pm_device_info *d) {
-    put_number(j, o, "max_buffer", d->max_buffer);
-    put_number(j, o, "max_binding", d->max_binding);
-    put_number(j, o, "slice_align", d->slice_align);
-    put_number(j, o, "max_shared", d->max_shared);
-    put_number(j, o, "max_invocations", d->max_invocations);
-    cJSON *groups = put(j, o, "max_groups", cJSON_CreateArray());
+static void put_limits(app_json *j, cJSON *o, const pm_device_info *d) {
+    app_json_number(j, o, "max_buffer", d->max_buffer);
+    app_json_number(j, o, "max_binding", d->max_binding);
+    app_json_number(j, o, "slice_align", d->slice_align);
+    app_json_number(j, o, "max_shared", d->max_shared);
+    app_json_number(j, o, "max_invocations", d->max_invocations);
+    cJSON *groups = app_json_array(j, o, "max_groups");
     for (int i = 0; i < 3; i++)
-        put_number(j, groups, NULL, d->max_groups[i]);
-    put_number(j, o, "timestamp_bits", d->timestamp_bits);
-    put(j, o, "timestamp_ns", cJSON_CreateNumber((double)d->timestamp_ns));
+        app_json_number(j, groups, NULL, d->max_groups[i]);
+    app_json_number(j, o, "timestamp_bits", d->timestamp_bits);
+    app_json_real(j, o, "timestamp_ns", (double)d->timestamp_ns);
 }
 
 static pm_status print_json(const pm_device_info *infos, int n) {
-    cJSON_Hooks hooks = {.malloc_fn = pm_malloc, .free_fn = pm_free};
-    cJSON_InitHooks(&hooks);
-    json j = {.failed = false};
-    cJSON *root = cJSON_CreateObject(), *devices = put(&j, root, "devices", cJSON_CreateArray());
+    app_json j = app_json_begin();
+    cJSON *devices = app_json_array(&j, j.root, "devices");
     for (int i = 0; i < n; i++) {
-        cJSON *device = put(&j, devices, NULL, cJSON_CreateObject());
+        cJSON *device = app_json_object(&j, devices, NULL);
         put_identity(&j, device, &infos[i]);
         put_memory(&j, device, &infos[i]);
         put_arithmetic(&j, device, &infos[i]);
         put_limits(&j, device, &infos[i]);
     }
-    char *text = j.failed ? NULL : cJSON_Print(root);
-    cJSON_Delete(root);
-    if (!text)
-        return pm_fail(PM_ERR_MEMORY, "no memory to list the devices");
-    puts(text);
-    pm_free(text);
-    return PM_OK;
+    return app_json_print(&j);
 }
 
 // ---- the command ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,4 @@
 // A model file -> weights on the device. Q, K, V become one matrix and gate, up another, so that a layer is four products.
-#include <stdio.h>
-#include <string.h>
-
 #include "backend/model.h"
 
 // The upload in progress.
@@ -12,112 +9,59 @@ typedef struct loading {
     uint64_t done, total; // bytes of the file
 } loading;
 
-enum { MAX_PARTS = 3 };
-
-// The tensors "blk.LAYER.NAME" (or NAME where layer < 0) for each name, as parts of one; the loader has checked that they are there
-// and what shapes they have.
-static int find_parts(const loading *l, int layer, const char *const *names, const pm_tensor_view **found) {
-    int n = 0;
-    for (; n < MAX_PARTS && names[n]; n++) {
-        char name[96];
-        if (layer < 0)
-            snprintf(name, sizeof name, "%s", names[n]);
-        else
-            snprintf(name, sizeof name, "blk.%d.%s", layer, names[n]);
-        found[n] = pm_file_find(l->model->file, name);
-        if (!found[n]) {
-            pm_fail(PM_ERR_FILE, "the model has no tensor %s", name);
-            return 0;
-        }
-    }
-    return n;
+// Where a matrix of the list is kept.
+static pm_tensor *place_of(pm_model *m, const pm_weight *w) {
+    char *owner = w->layer < 0 ? (char *)m : (char *)&m->layers[w->layer];
+    return (pm_tensor *)(owner + w->offset);
 }
 
-static pm_status load(loading *l, int layer, const char *const *names, pm_pack_order order, pm_tensor *out) {
-    const pm_tensor_view *views[MAX_PARTS];
-    pm_pack_part parts[MAX_PARTS];
-    int n = find_parts(l, layer, names, views);
-    if (n == 0)
-        return PM_ERR_FILE;
-    for (int i = 0; i < n; i++)
-        parts[i] = (pm_pack_part){views[i]->data, views[i]->dtype, (uint32_t)views[i]->dims[0]};
-    PM_TRY(views[0]->n_dims == 1 ? pm_pack_vector(l->packer, parts, n, out)
-                                 : pm_pack_matrix(l->packer, parts, n, (uint32_t)views[0]->dims[1], order, out));
-    for (int i = 0; i < n; i++) {
-        pm_file_forget(l->model->file, views[i]);
-        l->done += views[i]->size;
+static pm_status load(loading *l, const pm_weight *w) {
+    pm_pack_part parts[PM_MAX_PARTS];
+    const pm_tensor_view *first = w->parts[0];
+    pm_tensor *out = place_of(l->model, w);
+    for (int i = 0; i < w->n_parts; i++)
+        parts[i] = (pm_pack_part){w->parts[i]->data, w->parts[i]->dtype, (uint32_t)w->parts[i]->dims[0]};
+    PM_TRY(first->n_dims == 1 ? pm_pack_vector(l->packer, parts, w->n_parts, out)
+                              : pm_pack_matrix(l->packer, parts, w->n_parts, (uint32_t)first->dims[1], w->order, out));
+    out->row0 = w->row0;
+    for (int i = 0; i < w->n_parts; i++) {
+        pm_file_forget(l->model->file, w->parts[i]);
+        l->done += w->parts[i]->size;
     }
     if (l->options && l->options->progress)
         l->options->progress(l->options->user, l->done, l->total);
     return PM_OK;
 }
 
-#define NAMES(...) ((const char *const[MAX_PARTS + 1]){__VA_ARGS__})
-
-// Those that follow one another and have one type become one matrix: files often spend more bits on V.
-static pm_status load_qkv(loading *l, int i, pm_layer *layer) {
-    const char *const *names = NAMES("attn_q.weight", "attn_k.weight", "attn_v.weight");
-    const pm_tensor_view *views[MAX_PARTS];
-    uint32_t row0 = 0;
-    int n = find_parts(l, i, names, views);
-    if (n == 0)
-        return PM_ERR_FILE;
-    for (int first = 0, end; first < n; first = end) {
-        const char *same[MAX_PARTS + 1] = {0};
-        for (end = first; end < n && views[end]->dtype == views[first]->dtype; end++)
-            same[end - first] = names[end];
-        pm_tensor *matrix = &layer->qkv[layer->n_qkv++];
-        PM_TRY(load(l, i, same, PM_PACK_STACKED, matrix));
-        matrix->row0 = row0;
-        row0 += matrix->rows;
-    }
-    return PM_OK;
-}
-
-static pm_status load_layer(loading *l, int i, pm_layer *layer) {
-    const pm_config *c = &l->model->config;
-    PM_TRY(load(l, i, NAMES("attn_norm.weight"), PM_PACK_STACKED, &layer->attn_norm));
-    PM_TRY(load_qkv(l, i, layer));
-    if (c->qkv_bias)
-        PM_TRY(load(l, i, NAMES("attn_q.bias", "attn_k.bias", "attn_v.bias"), PM_PACK_STACKED, &layer->qkv_bias));
-    if (c->qk_norm) {
-        PM_TRY(load(l, i, NAMES("attn_q_norm.weight"), PM_PACK_STACKED, &layer->q_norm));
-        PM_TRY(load(l, i, NAMES("attn_k_norm.weight"), PM_PACK_STACKED, &layer->k_norm));
-    }
-    PM_TRY(load(l, i, NAMES("attn_output.weight"), PM_PACK_STACKED, &layer->o));
-    PM_TRY(load(l, i, NAMES("ffn_norm.weight"), PM_PACK_STACKED, &layer->ffn_norm));
-    PM_TRY(load(l, i, NAMES("ffn_gate.weight", "ffn_up.weight"), PM_PACK_INTERLEAVED, &layer->gate_up));
-    return load(l, i, NAMES("ffn_down.weight"), PM_PACK_STACKED, &layer->down);
-}
-
-static pm_status load_all(loading *l) {
+static pm_status load_all(loading *l, const pm_weight *weights, size_t n) {
     pm_model *m = l->model;
-    PM_TRY(load(l, -1, NAMES("token_embd.weight"), PM_PACK_STACKED, &m->embedding));
-    PM_TRY(load(l, -1, NAMES("output_norm.weight"), PM_PACK_STACKED, &m->out_norm));
-    m->head = m->embedding;
-    if (!m->config.tied_head)
-        PM_TRY(load(l, -1, NAMES("output.weight"), PM_PACK_STACKED, &m->head));
-    for (uint32_t i = 0; i < m->config.n_layers; i++)
-        PM_TRY(load_layer(l, (int)i, &m->layers[i]));
+    for (size_t i = 0; i < n; i++)
+        for (int k = 0; k < weights[i].n_parts; k++)
+            l->total += weights[i].parts[k]->size;
+    PM_TRY(pm_packer_open(m->dev, m->slabs, &l->packer));
+    for (size_t i = 0; i < n; i++)
+        PM_TRY(load(l, &weights[i]));
+    if (m->config.tied_head)
+        m->head = m->embedding;
     return pm_packer_finish(l->packer);
 }
 
-static pm_status upload(pm_model *m, const char *path, const pm_model_options *options) {
+static pm_status upload(pm_model *m, const char *path, const pm_model_options *options, const pm_weight *weights, size_t n) {
     loading l = {.model = m, .options = options};
-    size_t n;
-    const pm_tensor_view *tensors = pm_file_tensors(m->file, &n);
-    for (size_t i = 0; i < n; i++)
-        l.total += tensors[i].size;
-
-    uint64_t need = pm_plan_weights(m->file), free_bytes = pm_device_free_memory(m->dev);
-    if (need > free_bytes)
-        return pm_fail(PM_ERR_DEVICE_MEMORY, "%s needs %llu MiB on the device, which has %llu MiB free: %llu MiB too little", path,
-                       (unsigned long long)(need >> 20), (unsigned long long)(free_bytes >> 20),
-                       (unsigned long long)((need - free_bytes + (1 << 20) - 1) >> 20));
+    uint64_t need = pm_plan_weights(weights, n);
+    PM_TRY(pm_plan_check_weights(m->dev, path, need));
     PM_TRY(pm_slabs_create(m->dev, need, "weights", &m->slabs));
-    PM_TRY(pm_packer_open(m->dev, m->slabs, &l.packer));
-    pm_status status = load_all(&l);
+    pm_status status = load_all(&l, weights, n);
     pm_packer_close(&l.packer);
+    return status;
+}
+
+static pm_status load_weights(pm_model *m, const char *path, const pm_model_options *options) {
+    pm_weight *weights;
+    size_t n;
+    PM_TRY(pm_weights_list(m->file, &weights, &n));
+    pm_status status = upload(m, path, options, weights, n);
+    pm_free(weights);
     return status;
 }
 
@@ -141,7 +85,7 @@ static pm_status open_model(pm_model *m, const char *path, const pm_model_option
     if (!m->layers)
         return pm_fail(PM_ERR_MEMORY, "no memory for %u layers", m->config.n_layers);
     PM_TRY(open_text(m));
-    return upload(m, path, options);
+    return load_weights(m, path, options);
 }
 
 pm_status pm_model_open(pm_device *dev, const char *path, const pm_model_options *options, pm_model **model) {

@@ -7,8 +7,7 @@
 
 typedef struct pm_layer {
     pm_tensor attn_norm;      // (1, dim)
-    pm_tensor qkv[3];         // (q_dim + 2 kv_dim, dim) in all: Q, K, V stacked, those of one type in one
-    int n_qkv;
+    pm_tensor qkv[3];         // (q_dim + 2 kv_dim, dim) in all: Q, K, V stacked, neighbours of one type in one; else no rows
     pm_tensor qkv_bias;       // (1, q_dim + 2 kv_dim), where config.qkv_bias
     pm_tensor q_norm, k_norm; // (1, head_dim), where config.qk_norm
     pm_tensor o;              // (dim, q_dim)
@@ -37,9 +36,72 @@ static inline uint32_t pm_kv_dim(const pm_config *c) {
     return c->n_kv_heads * c->head_dim;
 }
 
-// ---- plan.c: bytes on the device, from the file's header alone -----------------------------------------------------------
+// ---- weights.c: which tensors of the file make which matrix ----------------------------------------------------------------
 
-uint64_t pm_plan_weights(const pm_file *file);
+enum { PM_MAX_PARTS = 3 };
+typedef struct pm_weight {
+    const pm_tensor_view *parts[PM_MAX_PARTS];
+    int n_parts;
+    pm_pack_order order;
+    uint32_t row0; // where its rows stand among those of a matrix that is in several for its types
+    int layer;     // -1: of the model as a whole
+    size_t offset; // of its pm_tensor in struct pm_layer, or in struct pm_model
+} pm_weight;
+
+// All of a model, in the order in which they go to the device. *weights is the caller's to pm_free.
+pm_status pm_weights_list(const pm_file *file, pm_weight **weights, size_t *n);
+
+// ---- plan.c: bytes on the device, from the file's header and the options alone -----------------------------------------------
+
+// Enough for the weights, whatever the alignment of slices.
+uint64_t pm_plan_weights(const pm_weight *weights, size_t n);
+// PM_ERR_DEVICE_MEMORY where the device has not so much left. path is for the message.
+pm_status pm_plan_check_weights(const pm_device *dev, const char *path, uint64_t need);
+
+// The device memory of a session, but for the cache; each a slice of its own. Shapes are told in pm_activations and session.c.
+typedef enum pm_piece {
+    PM_PIECE_X,
+    PM_PIECE_NORMED,
+    PM_PIECE_SQUARES,
+    PM_PIECE_QKV,
+    PM_PIECE_Q,
+    PM_PIECE_ATT,
+    PM_PIECE_FFN,
+    PM_PIECE_OUT_NORMED,
+    PM_PIECE_OUT_SQUARES,
+    PM_PIECE_LOGITS,
+    PM_PIECE_ATTEND,
+    PM_PIECE_ANGLES,
+    PM_PIECE_PAGES,
+    PM_PIECE_IDENTITY,
+    PM_PIECE_ROWS,
+    PM_PIECE_INDEX,
+    PM_PIECE_SAMPLING,
+    PM_PIECE_NEXT,
+    PM_N_PIECES
+} pm_piece;
+
+enum { PM_N_SLOTS = 2, PM_PIECE_ALIGN = 256 }; // staging areas; what slices are at most aligned to
+
+typedef struct pm_session_sizes {
+    uint32_t ctx, n_seqs, max_rows, max_out; // the options with their defaults
+    pm_dtype kv_dtype;
+    uint64_t pieces[PM_N_PIECES];
+    uint64_t kv;             // K of one layer, or V
+    uint64_t scratch, cache; // all pieces, aligned; K and V of all layers
+    uint64_t upload,
+        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids, then logits
+} pm_session_sizes;
+
+// options may be NULL. PM_ERR_USAGE for what no device will ever have room for.
+pm_status pm_plan_session(const pm_device *dev, const pm_config *config, const pm_session_options *options,
+                          pm_session_sizes *sizes);
+// PM_ERR_DEVICE_MEMORY where the device has not so much left, and where a kernel could not see a slice as a whole.
+pm_status pm_plan_check_session(const pm_device *dev, const pm_session_sizes *sizes);
+pm_status pm_plan_check_bindings(const pm_device *dev, const pm_session_sizes *sizes);
+
+// Classes of cache length: the number of splits is recorded, the length itself is data.
+uint32_t pm_kv_class(uint32_t n_positions);
 
 // ---- cache.c: the paged KV cache -------------------------------------------------------------------------------------------
 
@@ -53,14 +115,16 @@ typedef struct pm_cache {
     pm_kv *layers; // views into the device's memory
 } pm_cache;
 
-pm_status pm_cache_open(const pm_model *model, uint32_t n_seqs, uint32_t ctx, pm_dtype dtype, pm_slabs *slabs, pm_slice pages,
-                        pm_cache *cache);
+static inline uint32_t pm_pages_for(uint32_t n_positions) {
+    return (n_positions + PM_PAGE - 1) / PM_PAGE;
+}
+
+pm_status pm_cache_open(const pm_model *model, const pm_session_sizes *sizes, pm_slabs *slabs, pm_slice pages, pm_cache *cache);
 void pm_cache_close(pm_cache *cache);
 // Takes pages so that the sequence has room for n_positions. PM_ERR_CONTEXT where it cannot.
 pm_status pm_cache_reserve(pm_cache *cache, int seq, uint32_t n_positions);
 // Gives back the pages that n_positions do not need.
 void pm_cache_shrink(pm_cache *cache, int seq, uint32_t n_positions);
-uint64_t pm_cache_bytes(const pm_config *config, uint32_t n_seqs, uint32_t ctx, pm_dtype dtype);
 
 // ---- rope.c ------------------------------------------------------------------------------------------------------------------
 

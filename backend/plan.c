@@ -1,20 +1,335 @@
-// What a model will take on the device, from its header alone.
+// What a model and its sessions take on a device. All sizes are computed here, for those who allocate and for those who ask before:
+// from a file's header alone, on a device that was opened dry.
+#include <stdio.h>
 #include <string.h>
 
 #include "backend/model.h"
 
-// Norms and biases become floats; matrices keep their type. A slice is aligned to at most 256 bytes, in each of two planes.
-uint64_t pm_plan_weights(const pm_file *file) {
-    size_t n;
-    const pm_tensor_view *tensors = pm_file_tensors(file, &n);
-    const pm_config *c = pm_file_config(file);
+enum { DEFAULT_CTX = 4096, MOST_CTX = 1 << 24, MOST_SEQS = 1 << 10 };
+
+static unsigned long long mib(uint64_t bytes) {
+    return (unsigned long long)(bytes >> 20);
+}
+
+static unsigned long long mib_up(uint64_t bytes) {
+    return mib(bytes + (1 << 20) - 1);
+}
+
+// ---- weights ----------------------------------------------------------------------------------------------------------
+
+// Parts of different types become halves (pack.c), but for floats beyond a half's range, which a header does not tell.
+static pm_dtype common_dtype(const pm_weight *w) {
+    for (int i = 1; i < w->n_parts; i++)
+        if (w->parts[i]->dtype != w->parts[0]->dtype)
+            return PM_F16;
+    return w->parts[0]->dtype;
+}
+
+// Norms and biases become floats; matrices keep their type, or have `as` where rows are whole blocks of it.
+enum { AS_IT_IS = -1 };
+static uint64_t bytes_of(const pm_weight *w, int as) {
+    uint64_t rows = 0, cols = w->parts[0]->dims[1];
+    for (int i = 0; i < w->n_parts; i++)
+        rows += w->parts[i]->dims[0];
+    if (w->parts[0]->n_dims == 1)
+        return pm_packed_bytes(PM_F32, 1, rows);
+    bool possible = as != AS_IT_IS && cols % pm_dtype_get((pm_dtype)as)->block_elements == 0;
+    return pm_packed_bytes(possible ? (pm_dtype)as : common_dtype(w), rows, cols);
+}
+
+// A slice is aligned to at most 256 bytes, in each of two planes.
+static uint64_t add_weights(const pm_weight *weights, size_t n, int as) {
     uint64_t bytes = 0;
-    for (size_t i = 0; i < n; i++) {
-        const pm_tensor_view *t = &tensors[i];
-        if (c->tied_head && strcmp(t->name, "output.weight") == 0)
-            continue;
-        bool vector = t->n_dims == 1;
-        bytes += 512 + (vector ? pm_packed_bytes(PM_F32, 1, t->dims[0]) : pm_packed_bytes(t->dtype, t->dims[0], t->dims[1]));
-    }
+    for (size_t i = 0; i < n; i++)
+        bytes += 512 + bytes_of(&weights[i], as);
     return bytes;
+}
+
+uint64_t pm_plan_weights(const pm_weight *weights, size_t n) {
+    return add_weights(weights, n, AS_IT_IS);
+}
+
+pm_status pm_plan_check_weights(const pm_device *dev, const char *path, uint64_t need) {
+    uint64_t free_bytes = pm_device_free_memory(dev);
+    if (need <= free_bytes)
+        return PM_OK;
+    return pm_fail(PM_ERR_DEVICE_MEMORY, "%s needs %llu MiB on the device, which has %llu MiB free: %llu MiB too little", path,
+                   mib(need), mib(free_bytes), mib_up(need - free_bytes));
+}
+
+// ---- sessions ---------------------------------------------------------------------------------------------------------
+
+// What no device will ever have room for is refused before sizes are computed with it.
+static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const pm_session_options *options,
+                               pm_session_sizes *sizes) {
+    pm_session_options o = options ? *options : (pm_session_options){0};
+    uint32_t ctx = o.ctx ? o.ctx : c->max_ctx && c->max_ctx < DEFAULT_CTX ? c->max_ctx : DEFAULT_CTX;
+    uint32_t rows = o.max_chunk ? o.max_chunk : pm_device_chunk(dev);
+    rows = rows > ctx ? ctx : rows;
+    *sizes = (pm_session_sizes){
+        .ctx = ctx,
+        .n_seqs = o.n_seqs ? o.n_seqs : 1,
+        .max_rows = rows < PM_BATCH_MAX ? PM_BATCH_MAX : rows,
+        .max_out = PM_BATCH_MAX,
+        .kv_dtype = o.precision == PM_PRECISION_F32 ? PM_F32 : PM_F16,
+    };
+    if (ctx > MOST_CTX)
+        return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", ctx, MOST_CTX);
+    if (sizes->n_seqs > MOST_SEQS)
+        return pm_fail(PM_ERR_USAGE, "%u sequences: at most %d are possible", sizes->n_seqs, MOST_SEQS);
+    return PM_OK;
+}
+
+uint32_t pm_kv_class(uint32_t n_positions) {
+    uint32_t bound = 256;
+    while (bound < n_positions)
+        bound *= 2;
+    return bound;
+}
+
+// Attention splits the cache for few rows and not for many: the most that any number of rows needs.
+static uint64_t attend_bytes(const pm_device *dev, const pm_config *c, const pm_session_sizes *s) {
+    uint64_t most = 0;
+    for (uint32_t n = 1; n <= s->max_rows; n++) {
+        uint64_t bytes = pm_attend_scratch_bytes(dev, n, c->n_heads, c->head_dim, pm_kv_class(s->ctx));
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_sizes *s) {
+    uint32_t rows = s->max_rows, out = s->max_out;
+    uint64_t *p = s->pieces;
+    p[PM_PIECE_X] = p[PM_PIECE_NORMED] = p[PM_PIECE_SQUARES] = pm_activation_bytes(rows, c->dim);
+    p[PM_PIECE_QKV] = pm_activation_bytes(rows, pm_q_dim(c) + 2 * pm_kv_dim(c));
+    p[PM_PIECE_Q] = p[PM_PIECE_ATT] = pm_activation_bytes(rows, pm_q_dim(c));
+    p[PM_PIECE_FFN] = pm_activation_bytes(rows, c->ffn_dim);
+    p[PM_PIECE_OUT_NORMED] = p[PM_PIECE_OUT_SQUARES] = pm_activation_bytes(out, c->dim);
+    p[PM_PIECE_LOGITS] = pm_activation_bytes(out, c->vocab_size);
+    p[PM_PIECE_ATTEND] = attend_bytes(dev, c, s);
+    p[PM_PIECE_ANGLES] = (uint64_t)s->ctx * c->head_dim * sizeof(float);
+    p[PM_PIECE_PAGES] = (uint64_t)s->n_seqs * pm_pages_for(s->ctx) * sizeof(uint32_t);
+    p[PM_PIECE_IDENTITY] = p[PM_PIECE_INDEX] = out * sizeof(uint32_t);
+    p[PM_PIECE_ROWS] = rows * sizeof(struct pm_row);
+    p[PM_PIECE_SAMPLING] = out * sizeof(struct pm_sampling);
+    p[PM_PIECE_NEXT] = out * sizeof(struct pm_row);
+}
+
+static uint64_t rounded(uint64_t bytes) {
+    return pm_round_up(bytes, PM_PIECE_ALIGN);
+}
+
+pm_status pm_plan_session(const pm_device *dev, const pm_config *c, const pm_session_options *options, pm_session_sizes *sizes) {
+    PM_TRY(fill_defaults(dev, c, options, sizes));
+    fill_pieces(dev, c, sizes);
+    const uint64_t *p = sizes->pieces;
+    for (int i = 0; i < PM_N_PIECES; i++)
+        sizes->scratch += rounded(p[i]);
+    sizes->kv = pm_kv_page_bytes(sizes->kv_dtype, c->n_kv_heads, c->head_dim) * sizes->n_seqs * pm_pages_for(sizes->ctx);
+    sizes->cache = 2 * sizes->kv * c->n_layers;
+    sizes->upload = PM_N_SLOTS * (rounded(p[PM_PIECE_ROWS]) + rounded(p[PM_PIECE_INDEX]) + rounded(p[PM_PIECE_SAMPLING])) +
+                    rounded(p[PM_PIECE_PAGES]);
+    sizes->readback = PM_N_SLOTS * rounded(p[PM_PIECE_INDEX]) + p[PM_PIECE_LOGITS];
+    return PM_OK;
+}
+
+pm_status pm_plan_check_session(const pm_device *dev, const pm_session_sizes *s) {
+    uint64_t need = s->scratch + s->cache, free_bytes = pm_device_free_memory(dev);
+    if (need <= free_bytes)
+        return PM_OK;
+    return pm_fail(PM_ERR_DEVICE_MEMORY,
+                   "a context of %u needs %llu MiB of cache and %llu MiB of scratch on the device, which has %llu MiB free: "
+                   "%llu MiB too little; try a smaller --ctx",
+                   s->ctx, mib(s->cache), mib(s->scratch), mib(free_bytes), mib_up(need - free_bytes));
+}
+
+pm_status pm_plan_check_bindings(const pm_device *dev, const pm_session_sizes *s) {
+    uint64_t most = pm_device_get_info(dev)->max_binding;
+    for (int i = 0; i < PM_N_PIECES; i++)
+        if (s->pieces[i] > most)
+            return pm_fail(PM_ERR_DEVICE_MEMORY,
+                           "a context of %u in passes of %u rows needs %llu KiB in one piece, and this device binds %llu at once",
+                           s->ctx, s->max_rows, (unsigned long long)(s->pieces[i] >> 10), (unsigned long long)(most >> 10));
+    if (s->kv > most)
+        return pm_fail(PM_ERR_DEVICE_MEMORY,
+                       "a context of %u positions needs %llu MiB a layer for keys, and this device binds %llu at once", s->ctx,
+                       mib(s->kv), mib(most));
+    return PM_OK;
+}
+
+// ---- a plan -----------------------------------------------------------------------------------------------------------
+
+// What all steps of a plan look at. The device is dry: slabs on it are sizes.
+typedef struct planning {
+    pm_device *dev;
+    const pm_config *config;
+    const pm_weight *weights;
+    size_t n_weights;
+    int as; // the type that all matrices shall have, or AS_IT_IS
+    const pm_session_options *options;
+} planning;
+
+static pm_status add_to(pm_slabs *slabs, uint64_t bytes) {
+    pm_slice slice;
+    return pm_slabs_alloc(slabs, bytes, &slice);
+}
+
+static pm_status put_weights(const planning *p, pm_slabs *slabs) {
+    for (size_t i = 0; i < p->n_weights; i++)
+        PM_TRY(add_to(slabs, bytes_of(&p->weights[i], p->as)));
+    return PM_OK;
+}
+
+// Bytes that the slabs of the weights will have; where that cannot be, the sum of the weights.
+static pm_status rehearse_weights(const planning *p, uint64_t *bytes) {
+    pm_slabs *slabs;
+    *bytes = add_weights(p->weights, p->n_weights, p->as);
+    PM_TRY(pm_slabs_create(p->dev, *bytes, "weights", &slabs));
+    pm_status status = put_weights(p, slabs);
+    if (status == PM_OK)
+        *bytes = pm_slabs_bytes(slabs);
+    pm_slabs_close(&slabs);
+    return status;
+}
+
+static pm_status put_session(const planning *p, const pm_session_sizes *s, pm_slabs *slabs) {
+    for (int i = 0; i < PM_N_PIECES; i++)
+        PM_TRY(add_to(slabs, s->pieces[i]));
+    for (uint32_t i = 0; i < 2 * p->config->n_layers; i++)
+        PM_TRY(add_to(slabs, s->kv));
+    return PM_OK;
+}
+
+static pm_status rehearse_session(const planning *p, const pm_session_sizes *s, uint64_t *bytes) {
+    pm_slabs *slabs;
+    *bytes = s->scratch + s->cache;
+    PM_TRY(pm_slabs_create(p->dev, *bytes, "session", &slabs));
+    pm_status status = put_session(p, s, slabs);
+    if (status == PM_OK)
+        *bytes = pm_slabs_bytes(slabs);
+    pm_slabs_close(&slabs);
+    return status;
+}
+
+static void add_to_heaps(const pm_device *dev, uint64_t device, const pm_session_sizes *s, uint64_t need[16]) {
+    const int *heap_of = pm_device_get_info(dev)->heap_of;
+    const uint64_t bytes[PM_MEM_COUNT] = {[PM_MEM_DEVICE] = device, [PM_MEM_UPLOAD] = s->upload, [PM_MEM_READBACK] = s->readback};
+    memset(need, 0, 16 * sizeof *need);
+    for (int i = 0; i < PM_MEM_COUNT; i++)
+        if (heap_of[i] >= 0)
+            need[heap_of[i]] += bytes[i];
+}
+
+static pm_status check_heaps(const pm_device *dev, const uint64_t need[16]) {
+    for (int i = 0; i < pm_device_get_info(dev)->n_heaps; i++) {
+        uint64_t free_bytes = pm_device_heap_free(dev, i);
+        if (need[i] > free_bytes)
+            return pm_fail(PM_ERR_DEVICE_MEMORY, "heap %d: %llu MiB too little", i, mib_up(need[i] - free_bytes));
+    }
+    return PM_OK;
+}
+
+// PM_ERR_DEVICE_MEMORY where a context does not go with weights of so many bytes.
+static pm_status try_ctx(const planning *p, uint64_t weight_bytes, uint32_t ctx) {
+    pm_session_options options = *p->options;
+    pm_session_sizes sizes;
+    uint64_t bytes, need[16];
+    options.ctx = ctx;
+    PM_TRY(pm_plan_session(p->dev, p->config, &options, &sizes));
+    PM_TRY(pm_plan_check_bindings(p->dev, &sizes));
+    PM_TRY(rehearse_session(p, &sizes, &bytes));
+    add_to_heaps(p->dev, weight_bytes + bytes, &sizes, need);
+    return check_heaps(p->dev, need);
+}
+
+// By halves: a longer context never takes less.
+static pm_status find_longest(const planning *p, uint64_t weight_bytes, uint32_t *longest) {
+    uint32_t fits = 0, too_long = MOST_CTX + 1;
+    while (too_long - fits > 1) {
+        uint32_t middle = fits + (too_long - fits) / 2;
+        pm_status status = try_ctx(p, weight_bytes, middle);
+        if (status != PM_OK && status != PM_ERR_DEVICE_MEMORY)
+            return status;
+        if (status == PM_OK)
+            fits = middle;
+        else
+            too_long = middle;
+    }
+    *longest = fits;
+    return PM_OK;
+}
+
+// Of the types narrower than what the file has the largest with which it fits.
+static pm_status find_quant(const planning *p, pm_plan *plan) {
+    planning q = *p;
+    for (q.as = 0; q.as < PM_DTYPE_COUNT; q.as++) {
+        uint64_t bytes;
+        pm_status status = rehearse_weights(&q, &bytes);
+        if (status == PM_OK && (bytes <= plan->quant_bytes || bytes >= plan->weight_bytes))
+            continue;
+        if (status == PM_OK)
+            status = try_ctx(&q, bytes, plan->ctx);
+        if (status != PM_OK && status != PM_ERR_DEVICE_MEMORY)
+            return status;
+        if (status == PM_OK) {
+            plan->quant = (pm_dtype)q.as;
+            plan->quant_bytes = bytes;
+        }
+    }
+    return PM_OK;
+}
+
+// What does not fit is a finding, not a failure; the first one is told.
+static pm_status take_reason(pm_plan *plan, pm_status status) {
+    if (status != PM_ERR_DEVICE_MEMORY)
+        return status;
+    if (plan->fits)
+        snprintf(plan->reason, sizeof plan->reason, "%s", pm_error_text());
+    plan->fits = false;
+    return PM_OK;
+}
+
+static pm_status add_up(const planning *p, pm_plan *plan) {
+    pm_session_sizes s;
+    PM_TRY(pm_plan_session(p->dev, p->config, p->options, &s));
+    PM_TRY(take_reason(plan, rehearse_session(p, &s, &plan->session_bytes)));
+    PM_TRY(take_reason(plan, pm_plan_check_bindings(p->dev, &s)));
+    plan->ctx = s.ctx;
+    plan->cache_bytes = s.cache;
+    plan->scratch_bytes = plan->session_bytes - plan->cache_bytes;
+    plan->host_bytes = s.upload + s.readback;
+    add_to_heaps(p->dev, plan->weight_bytes + plan->session_bytes, &s, plan->heap_need);
+    return take_reason(plan, check_heaps(p->dev, plan->heap_need));
+}
+
+static pm_status make_plan(const planning *p, pm_plan *plan) {
+    const pm_device_info *info = pm_device_get_info(p->dev);
+    for (int i = 0; i < info->n_heaps; i++)
+        plan->heap_free[i] = pm_device_heap_free(p->dev, i);
+    plan->fits = true;
+    PM_TRY(take_reason(plan, rehearse_weights(p, &plan->weight_bytes)));
+    if (plan->fits)
+        PM_TRY(find_longest(p, plan->weight_bytes, &plan->longest_ctx));
+    PM_TRY(add_up(p, plan));
+    return plan->fits ? PM_OK : find_quant(p, plan);
+}
+
+pm_status pm_plan_make(const pm_file *file, const pm_device_info *info, const pm_session_options *options, pm_plan *plan) {
+    const pm_session_options usual = {0};
+    planning p = {.config = pm_file_config(file), .as = AS_IT_IS, .options = options ? options : &usual};
+    pm_weight *weights;
+    *plan = (pm_plan){0};
+    PM_TRY(pm_weights_list(file, &weights, &p.n_weights));
+    p.weights = weights;
+    pm_status status = pm_device_open_dry(info, &p.dev);
+    if (status == PM_OK)
+        status = make_plan(&p, plan);
+    pm_device_close(&p.dev);
+    pm_free(weights);
+    return status;
+}
+
+uint64_t pm_plan_kv_bytes(const pm_config *c, pm_precision precision) {
+    pm_dtype dtype = precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
+    return 2 * pm_kv_page_bytes(dtype, c->n_kv_heads, c->head_dim) * c->n_layers / PM_PAGE;
 }

@@ -8,7 +8,7 @@
 
 #include "backend/model.h"
 
-enum { N_SLOTS = 2, MAX_RECORDINGS = 16, MAX_PROFILE = 64, DEFAULT_CTX = 4096, MOST_CTX = 1 << 24, MOST_SEQS = 1 << 10 };
+enum { N_SLOTS = PM_N_SLOTS, MAX_RECORDINGS = 16, MAX_PROFILE = 64 };
 
 // The shape of a pass: what decides its commands.
 typedef struct shape {
@@ -40,8 +40,8 @@ typedef struct generation {
 
 struct pm_session {
     pm_model *model;
-    pm_session_options options;
-    uint32_t max_rows, max_out, ctx;
+    uint32_t ctx, n_seqs, max_rows, max_out;
+    bool profiled;
 
     pm_slabs *slabs;
     pm_activations act;
@@ -68,154 +68,63 @@ struct pm_session {
 
 // ---- opening ----------------------------------------------------------------------------------------------------------
 
-static void defaults(pm_session *s, const pm_session_options *options) {
-    const pm_config *c = &s->model->config;
-    if (options)
-        s->options = *options;
-    s->ctx = s->options.ctx;
-    if (s->ctx == 0)
-        s->ctx = c->max_ctx && c->max_ctx < DEFAULT_CTX ? c->max_ctx : DEFAULT_CTX;
-    if (s->options.n_seqs == 0)
-        s->options.n_seqs = 1;
-    s->max_rows = s->options.max_chunk ? s->options.max_chunk : pm_device_chunk(s->model->dev);
-    if (s->max_rows > s->ctx)
-        s->max_rows = s->ctx;
-    if (s->max_rows < PM_BATCH_MAX)
-        s->max_rows = PM_BATCH_MAX;
-    s->max_out = PM_BATCH_MAX;
-    s->replay = true;
-}
-
-// What no device will ever have room for is refused before sizes are computed with it.
-static pm_status check_options(const pm_session *s) {
-    if (s->ctx > MOST_CTX)
-        return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", s->ctx, MOST_CTX);
-    if (s->options.n_seqs > MOST_SEQS)
-        return pm_fail(PM_ERR_USAGE, "%u sequences: at most %d are possible", s->options.n_seqs, MOST_SEQS);
-    return PM_OK;
-}
-
-static pm_dtype kv_dtype(const pm_session *s) {
-    return s->options.precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
-}
-
-static uint64_t table_bytes(const pm_session *s) {
-    return (uint64_t)s->options.n_seqs * ((s->ctx + PM_PAGE - 1) / PM_PAGE) * sizeof(uint32_t);
-}
-
-// Classes of cache length: the number of splits is recorded, the length itself is data.
-static uint32_t kv_class(uint32_t n_positions) {
-    uint32_t bound = 256;
-    while (bound < n_positions)
-        bound *= 2;
-    return bound;
-}
-
-// Attention splits the cache for few rows and not for many: the most that any number of rows needs.
-static uint64_t scratch_bytes(const pm_session *s) {
-    const pm_config *c = &s->model->config;
-    uint64_t most = 0;
-    for (uint32_t n = 1; n <= s->max_rows; n++) {
-        uint64_t bytes = pm_attend_scratch_bytes(s->model->dev, n, c->n_heads, c->head_dim, kv_class(s->ctx));
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
-// The slices of a session with their sizes: one list for planning and for allocating.
-typedef struct want {
-    pm_slice *slice;
-    uint64_t bytes;
-} want;
-enum { N_WANTS = 18 };
-
-static void list_wants(pm_session *s, want wants[N_WANTS]) {
-    const pm_config *c = &s->model->config;
+static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
     pm_activations *a = &s->act;
-    uint32_t rows = s->max_rows, out = s->max_out;
-    want list[N_WANTS] = {
-        {&a->x, pm_activation_bytes(rows, c->dim)},
-        {&a->normed, pm_activation_bytes(rows, c->dim)},
-        {&a->squares, pm_activation_bytes(rows, c->dim)},
-        {&a->qkv, pm_activation_bytes(rows, pm_q_dim(c) + 2 * pm_kv_dim(c))},
-        {&a->q, pm_activation_bytes(rows, pm_q_dim(c))},
-        {&a->att, pm_activation_bytes(rows, pm_q_dim(c))},
-        {&a->ffn, pm_activation_bytes(rows, c->ffn_dim)},
-        {&a->out_normed, pm_activation_bytes(out, c->dim)},
-        {&a->out_squares, pm_activation_bytes(out, c->dim)},
-        {&a->logits, pm_activation_bytes(out, c->vocab_size)},
-        {&a->scratch, scratch_bytes(s)},
-        {&s->angles, (uint64_t)s->ctx * c->head_dim * sizeof(float)},
-        {&s->pages, table_bytes(s)},
-        {&s->identity, out * sizeof(uint32_t)},
-        {&s->device.rows, rows * sizeof(struct pm_row)},
-        {&s->device.index, out * sizeof(uint32_t)},
-        {&s->device.sampling, out * sizeof(struct pm_sampling)},
-        {&s->device.next, out * sizeof(struct pm_row)},
+    pm_slice *const slices[PM_N_PIECES] = {
+        [PM_PIECE_X] = &a->x,
+        [PM_PIECE_NORMED] = &a->normed,
+        [PM_PIECE_SQUARES] = &a->squares,
+        [PM_PIECE_QKV] = &a->qkv,
+        [PM_PIECE_Q] = &a->q,
+        [PM_PIECE_ATT] = &a->att,
+        [PM_PIECE_FFN] = &a->ffn,
+        [PM_PIECE_OUT_NORMED] = &a->out_normed,
+        [PM_PIECE_OUT_SQUARES] = &a->out_squares,
+        [PM_PIECE_LOGITS] = &a->logits,
+        [PM_PIECE_ATTEND] = &a->scratch,
+        [PM_PIECE_ANGLES] = &s->angles,
+        [PM_PIECE_PAGES] = &s->pages,
+        [PM_PIECE_IDENTITY] = &s->identity,
+        [PM_PIECE_ROWS] = &s->device.rows,
+        [PM_PIECE_INDEX] = &s->device.index,
+        [PM_PIECE_SAMPLING] = &s->device.sampling,
+        [PM_PIECE_NEXT] = &s->device.next,
     };
-    memcpy(wants, list, sizeof list);
-}
-
-static pm_status check_fits(const pm_session *s, uint64_t scratch, uint64_t cache) {
-    uint64_t need = scratch + cache, free_bytes = pm_device_free_memory(s->model->dev);
-    if (need <= free_bytes)
-        return PM_OK;
-    return pm_fail(PM_ERR_DEVICE_MEMORY,
-                   "a context of %u needs %llu MiB of cache and %llu MiB of scratch on the device, which has %llu MiB free: "
-                   "%llu MiB too little; try a smaller --ctx",
-                   s->ctx, (unsigned long long)(cache >> 20), (unsigned long long)(scratch >> 20),
-                   (unsigned long long)(free_bytes >> 20), (unsigned long long)((need - free_bytes + (1 << 20) - 1) >> 20));
-}
-
-// A kernel sees each slice whole.
-static pm_status check_bindings(const pm_session *s, const want wants[N_WANTS]) {
-    uint64_t most = pm_device_get_info(s->model->dev)->max_binding;
-    for (int i = 0; i < N_WANTS; i++)
-        if (wants[i].bytes > most)
-            return pm_fail(PM_ERR_DEVICE_MEMORY,
-                           "a context of %u in passes of %u rows needs %llu KiB in one piece, and this device binds %llu at once",
-                           s->ctx, s->max_rows, (unsigned long long)(wants[i].bytes >> 10), (unsigned long long)(most >> 10));
+    for (int i = 0; i < PM_N_PIECES; i++)
+        PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
     return PM_OK;
 }
 
-static pm_status open_device_side(pm_session *s) {
-    want wants[N_WANTS];
-    list_wants(s, wants);
-    uint64_t scratch = 0, cache = pm_cache_bytes(&s->model->config, s->options.n_seqs, s->ctx, kv_dtype(s));
-    for (int i = 0; i < N_WANTS; i++)
-        scratch += pm_round_up(wants[i].bytes, 256);
-    PM_TRY(check_fits(s, scratch, cache));
-    PM_TRY(check_bindings(s, wants));
-    PM_TRY(pm_slabs_create(s->model->dev, scratch + cache, "session", &s->slabs));
-    for (int i = 0; i < N_WANTS; i++)
-        PM_TRY(pm_slabs_alloc(s->slabs, wants[i].bytes, wants[i].slice));
-    return pm_cache_open(s->model, s->options.n_seqs, s->ctx, kv_dtype(s), s->slabs, s->pages, &s->cache);
+static pm_status open_device_side(pm_session *s, const pm_session_sizes *sizes) {
+    PM_TRY(pm_plan_check_session(s->model->dev, sizes));
+    PM_TRY(pm_plan_check_bindings(s->model->dev, sizes));
+    PM_TRY(pm_slabs_create(s->model->dev, sizes->scratch + sizes->cache, "session", &s->slabs));
+    PM_TRY(open_slices(s, sizes));
+    return pm_cache_open(s->model, sizes, s->slabs, s->pages, &s->cache);
 }
 
 static pm_slice take(pm_buffer *buffer, uint64_t *offset, uint64_t bytes) {
     pm_slice slice = pm_buffer_slice(buffer, *offset, bytes);
-    *offset += pm_round_up(bytes, 256);
+    *offset += pm_round_up(bytes, PM_PIECE_ALIGN);
     return slice;
 }
 
-static pm_status open_host_side(pm_session *s) {
-    uint64_t rows = s->max_rows * sizeof(struct pm_row), index = s->max_out * sizeof(uint32_t);
-    uint64_t sampling = s->max_out * sizeof(struct pm_sampling), table = table_bytes(s);
-    uint64_t slot = pm_round_up(rows, 256) + pm_round_up(index, 256) + pm_round_up(sampling, 256), at = 0;
-    PM_TRY(pm_buffer_create(s->model->dev, N_SLOTS * slot + pm_round_up(table, 256), PM_MEM_UPLOAD, "step", &s->upload));
+static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
+    const uint64_t *bytes = sizes->pieces;
+    uint64_t at = 0;
+    PM_TRY(pm_buffer_create(s->model->dev, sizes->upload, PM_MEM_UPLOAD, "step", &s->upload));
     for (int i = 0; i < N_SLOTS; i++) {
-        s->staging[i].rows = take(s->upload, &at, rows);
-        s->staging[i].index = take(s->upload, &at, index);
-        s->staging[i].sampling = take(s->upload, &at, sampling);
+        s->staging[i].rows = take(s->upload, &at, bytes[PM_PIECE_ROWS]);
+        s->staging[i].index = take(s->upload, &at, bytes[PM_PIECE_INDEX]);
+        s->staging[i].sampling = take(s->upload, &at, bytes[PM_PIECE_SAMPLING]);
     }
-    s->pages_staging = take(s->upload, &at, table);
+    s->pages_staging = take(s->upload, &at, bytes[PM_PIECE_PAGES]);
 
-    uint64_t logits = s->act.logits.size;
     at = 0;
-    PM_TRY(pm_buffer_create(s->model->dev, N_SLOTS * pm_round_up(index, 256) + logits, PM_MEM_READBACK, "results", &s->readback));
+    PM_TRY(pm_buffer_create(s->model->dev, sizes->readback, PM_MEM_READBACK, "results", &s->readback));
     for (int i = 0; i < N_SLOTS; i++)
-        s->results[i] = take(s->readback, &at, index);
-    s->logits_out = take(s->readback, &at, logits);
+        s->results[i] = take(s->readback, &at, bytes[PM_PIECE_INDEX]);
+    s->logits_out = take(s->readback, &at, bytes[PM_PIECE_LOGITS]);
     return PM_OK;
 }
 
@@ -233,13 +142,19 @@ static pm_status upload_constants(pm_session *s) {
     return pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
 }
 
-static pm_status open_session(pm_session *s) {
-    PM_TRY(check_options(s));
-    s->pos = pm_calloc(s->options.n_seqs, sizeof *s->pos);
+static pm_status open_session(pm_session *s, const pm_session_options *options) {
+    pm_session_sizes sizes;
+    PM_TRY(pm_plan_session(s->model->dev, &s->model->config, options, &sizes));
+    s->profiled = options && options->profile;
+    s->ctx = sizes.ctx;
+    s->n_seqs = sizes.n_seqs;
+    s->max_rows = sizes.max_rows;
+    s->max_out = sizes.max_out;
+    s->pos = pm_calloc(s->n_seqs, sizeof *s->pos);
     if (!s->pos)
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
-    PM_TRY(open_device_side(s));
-    PM_TRY(open_host_side(s));
+    PM_TRY(open_device_side(s, &sizes));
+    PM_TRY(open_host_side(s, &sizes));
     return upload_constants(s);
 }
 
@@ -249,8 +164,8 @@ pm_status pm_session_open(pm_model *model, const pm_session_options *options, pm
     if (!s)
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     s->model = model;
-    defaults(s, options);
-    pm_status status = open_session(s);
+    s->replay = true;
+    pm_status status = open_session(s, options);
     if (status != PM_OK)
         pm_session_close(session);
     return status;
@@ -328,7 +243,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
 
 // A rehearsal first, so that pipelines that are not there yet are made in parallel.
 static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
-    pm_cmd_profile(cmd, s->options.profile);
+    pm_cmd_profile(cmd, s->profiled);
     pm_cmd_begin_dry(cmd);
     PM_TRY(record_pass(s, p, cmd));
     PM_TRY(pm_cmd_prepare(cmd));
@@ -382,7 +297,7 @@ static pm_status wait_slot(pm_session *s, int slot) {
         return PM_OK;
     s->running[slot] = NULL;
     PM_TRY(pm_cmd_wait(r->cmd));
-    if (s->options.profile)
+    if (s->profiled)
         gather_profile(s, r->cmd);
     return PM_OK;
 }
@@ -415,8 +330,8 @@ static pm_status reserve(pm_session *s, int seq, uint32_t n_positions) {
 }
 
 static pm_status check_ids(const pm_session *s, int seq, const int32_t *ids, size_t n) {
-    if (seq < 0 || (uint32_t)seq >= s->options.n_seqs)
-        return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->options.n_seqs);
+    if (seq < 0 || (uint32_t)seq >= s->n_seqs)
+        return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->n_seqs);
     if (s->gen.running)
         return pm_fail(PM_ERR_USAGE, "a generation is running: end it first");
     if (n == 0)
@@ -466,7 +381,7 @@ static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids,
     shape p = *wanted;
     p.n = n;
     p.slot = slot;
-    p.kv_bound = kv_class(*pos + n);
+    p.kv_bound = pm_kv_class(*pos + n);
     PM_TRY(submit(s, &p));
     *pos += n;
     return PM_OK;
@@ -528,7 +443,7 @@ static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shap
         status = place_row(s, &batch[placed], &rows[placed], &longest);
         placed += status == PM_OK;
     }
-    p->kv_bound = kv_class(longest);
+    p->kv_bound = pm_kv_class(longest);
     if (status == PM_OK)
         status = submit(s, p);
     while (status != PM_OK && placed-- > 0)
@@ -565,7 +480,7 @@ static pm_status step_ahead(pm_session *s, int slot) {
     uint32_t *pos = &s->pos[s->gen.seq];
     PM_TRY(wait_slot(s, slot));
     PM_TRY(reserve(s, s->gen.seq, *pos + 1));
-    shape p = {.n = 1, .n_out = 1, .kv_bound = kv_class(*pos + 1), .slot = slot, .chained = true, .sample = true};
+    shape p = {.n = 1, .n_out = 1, .kv_bound = pm_kv_class(*pos + 1), .slot = slot, .chained = true, .sample = true};
     PM_TRY(submit(s, &p));
     *pos += 1;
     return PM_OK;

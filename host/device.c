@@ -283,13 +283,18 @@ static pm_status choose(pm_device *dev, const char *pick) {
     return status;
 }
 
+// What follows from dev->info.
+static void set_numbers(pm_device *dev) {
+    pm_caps_fill(&dev->info, &dev->caps);
+    dev->info.max_binding = dev->caps.max_binding; // planners must know of PM_MAX_BINDING_BYTES
+    dev->free_ram = pm_free_ram();
+}
+
 static pm_status fill_device(pm_device *dev, const char *pick) {
     PM_TRY(instance_open(&dev->instance));
     PM_TRY(choose(dev, pick));
-    pm_caps_fill(&dev->info, &dev->caps);
-    dev->info.max_binding = dev->caps.max_binding; // planners must know of PM_MAX_BINDING_BYTES
+    set_numbers(dev);
     vkGetPhysicalDeviceMemoryProperties(dev->physical, &dev->memory);
-    dev->free_ram = pm_free_ram();
     PM_TRY(pm_probe_create_device(dev->physical, dev->queue_family, &dev->vk));
     volkLoadDeviceTable(&dev->fn, dev->vk);
     dev->fn.vkGetDeviceQueue(dev->vk, dev->queue_family, 0, &dev->queue);
@@ -305,6 +310,15 @@ pm_status pm_device_open(const char *pick, pm_device **dev) {
     if (status != PM_OK)
         pm_device_close(dev);
     return status;
+}
+
+pm_status pm_device_open_dry(const pm_device_info *info, pm_device **dev) {
+    *dev = pm_calloc(1, sizeof(**dev));
+    if (!*dev)
+        return pm_fail(PM_ERR_MEMORY, "no memory to plan with %s", info->name);
+    (*dev)->info = *info;
+    set_numbers(*dev);
+    return PM_OK;
 }
 
 void pm_device_close(pm_device **dev) {

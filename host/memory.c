@@ -17,8 +17,7 @@ typedef struct wish {
     VkMemoryPropertyFlags need, like, avoid;
 } wish;
 
-static wish wish_for(const pm_device *dev, pm_memory memory) {
-    bool unified = dev->info.unified_memory;
+static wish wish_for(bool unified, pm_memory memory) {
     switch (memory) {
     case PM_MEM_UPLOAD:
         return unified ? (wish){VISIBLE, LOCAL, 0} : (wish){VISIBLE, 0, LOCAL | CACHED};
@@ -38,10 +37,10 @@ static int count_bits(VkMemoryPropertyFlags bits) {
 
 // The best type of those in `allowed`, the earlier of two equal ones (drivers list faster types first); -1: none. Types with
 // other properties (protected, lazily allocated, AMD's uncached ones) need features that we do not enable.
-static int pick_type(const pm_device *dev, uint32_t allowed, wish w) {
+static int pick_type(const VkPhysicalDeviceMemoryProperties *memory, uint32_t allowed, wish w) {
     int best = -1, best_badness = 0;
-    for (uint32_t i = 0; i < dev->memory.memoryTypeCount; i++) {
-        VkMemoryPropertyFlags flags = dev->memory.memoryTypes[i].propertyFlags;
+    for (uint32_t i = 0; i < memory->memoryTypeCount; i++) {
+        VkMemoryPropertyFlags flags = memory->memoryTypes[i].propertyFlags;
         bool usable = (allowed >> i & 1) && (flags & w.need) == w.need && !(flags & ~(LOCAL | VISIBLE | CACHED));
         int badness = count_bits(w.like & ~flags) + count_bits(w.avoid & flags);
         if (usable && (best < 0 || badness < best_badness)) {
@@ -52,6 +51,13 @@ static int pick_type(const pm_device *dev, uint32_t allowed, wish w) {
     return best;
 }
 
+void pm_memory_heaps(const VkPhysicalDeviceMemoryProperties *memory, bool unified, int heap_of[PM_MEM_COUNT]) {
+    for (int i = 0; i < PM_MEM_COUNT; i++) {
+        int type = pick_type(memory, UINT32_MAX, wish_for(unified, (pm_memory)i));
+        heap_of[i] = type < 0 ? -1 : (int)memory->memoryTypes[type].heapIndex;
+    }
+}
+
 // ---- budget -----------------------------------------------------------------------------------------------------------
 
 // Bytes of a heap that are left for us: the driver's word, else the heap less our own buffers. Software drivers give more than the
@@ -59,25 +65,29 @@ static int pick_type(const pm_device *dev, uint32_t allowed, wish w) {
 static uint64_t heap_left(const pm_device *dev, uint32_t heap) {
     pm_heap_info heaps[VK_MAX_MEMORY_HEAPS];
     int n;
-    if (dev->info.budget_known) {
+    if (dev->info.budget_known && dev->vk) {
         pm_probe_heaps(dev->physical, true, heaps, &n);
         return heaps[heap].budget;
     }
-    uint64_t size = dev->memory.memoryHeaps[heap].size;
-    if (dev->info.type == PM_DEVICE_CPU && dev->free_ram > size)
+    const pm_heap_info *info = &dev->info.heaps[heap];
+    uint64_t size = dev->info.budget_known ? info->budget : info->size;
+    if (!dev->info.budget_known && dev->info.type == PM_DEVICE_CPU && dev->free_ram > size)
         size = dev->free_ram;
     return size > dev->used[heap] ? size - dev->used[heap] : 0;
 }
 
+uint64_t pm_device_heap_free(const pm_device *dev, int heap) {
+    return heap < 0 || heap >= dev->info.n_heaps ? 0 : heap_left(dev, (uint32_t)heap);
+}
+
 uint64_t pm_device_free_memory(const pm_device *dev) {
-    int type = pick_type(dev, UINT32_MAX, wish_for(dev, PM_MEM_DEVICE));
-    return type < 0 ? 0 : heap_left(dev, dev->memory.memoryTypes[type].heapIndex);
+    return pm_device_heap_free(dev, dev->info.heap_of[PM_MEM_DEVICE]);
 }
 
 // Refuses what cannot work before the driver tries: on some the attempt pushes other programs out, or takes the display down.
 // Where no budget is known the sum is not held against the heap: software drivers give more than the heap they name.
 static pm_status check_room(const pm_device *dev, uint64_t size, uint32_t heap, const char *name) {
-    uint64_t left = heap_left(dev, heap), heap_size = dev->memory.memoryHeaps[heap].size;
+    uint64_t left = heap_left(dev, heap), heap_size = dev->info.heaps[heap].size;
     if (size > dev->info.max_buffer)
         return pm_fail(PM_ERR_DEVICE_MEMORY, "%s: %.1f MiB wanted, but %s gives at most %.1f MiB at once", name, MIB(size),
                        dev->info.name, MIB(dev->info.max_buffer));
@@ -127,7 +137,7 @@ static pm_status bind_memory(pm_buffer *b, pm_memory memory) {
     pm_device *dev = b->dev;
     VkMemoryRequirements need;
     dev->fn.vkGetBufferMemoryRequirements(dev->vk, b->vk, &need);
-    int type = pick_type(dev, need.memoryTypeBits, wish_for(dev, memory));
+    int type = pick_type(&dev->memory, need.memoryTypeBits, wish_for(dev->info.unified_memory, memory));
     if (type < 0)
         return pm_fail(PM_ERR_DEVICE, "%s: %s has no memory of the kind", b->name, dev->info.name);
     PM_TRY(check_room(dev, need.size, dev->memory.memoryTypes[type].heapIndex, b->name));
@@ -195,7 +205,7 @@ pm_status pm_buffer_create(pm_device *dev, uint64_t size, pm_memory memory, cons
     b->dev = dev;
     b->size = pm_round_up(size ? size : 1, BUFFER_UNIT);
     b->name = name;
-    pm_status status = fill_buffer(b, memory);
+    pm_status status = dev->vk ? fill_buffer(b, memory) : PM_OK; // a dry device: a size is all it has
     b->size = size;
     if (status == PM_OK)
         *buffer = b;
@@ -210,8 +220,10 @@ void pm_buffer_close(pm_buffer **buffer) {
     if (!b)
         return;
     pm_device *dev = b->dev;
-    dev->fn.vkDestroyBuffer(dev->vk, b->vk, NULL);
-    dev->fn.vkFreeMemory(dev->vk, b->memory, NULL); // unmaps
+    if (dev->vk) {
+        dev->fn.vkDestroyBuffer(dev->vk, b->vk, NULL);
+        dev->fn.vkFreeMemory(dev->vk, b->memory, NULL); // unmaps
+    }
     dev->used[b->heap] -= b->taken;
     pm_free(b);
 }

@@ -13,7 +13,7 @@ uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim
     return (uint64_t)PM_PAGE * n_kv_heads * head_dim * (dtype == PM_F16 ? 2 : 4);
 }
 
-uint64_t pm_attend_scratch_bytes(pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound) {
+uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound) {
     uint64_t n_splits = count_splits(&dev->caps, n, kv_bound);
     return n_splits > 1 ? n * n_heads * n_splits * (head_dim + 2) * 4 : 0;
 }

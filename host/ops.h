@@ -75,7 +75,7 @@ typedef struct pm_attend {
     float scale;
 } pm_attend;
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
-uint64_t pm_attend_scratch_bytes(pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
+uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
 
 // Draws one id a row of logits (m, vocab) by `sampling` (m of struct pm_sampling): ids below n_valid only. Writes the id to
 // results[result0 + j], and next[j] = {id, seq, pos + 1} of the batch row index[j], so that the next pass can start from it.

@@ -311,6 +311,7 @@ static void tell_memory(VkPhysicalDevice physical, const facts *f, pm_device_inf
     for (uint32_t i = 0; i < memory.memoryHeapCount; i++)
         if ((memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) && !heap_is_host_visible(&memory, i))
             info->unified_memory = false;
+    pm_memory_heaps(&memory, info->unified_memory, info->heap_of);
 }
 
 // ---- queues -----------------------------------------------------------------------------------------------------------

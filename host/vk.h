@@ -41,7 +41,9 @@ pm_status pm_probe_create_device(VkPhysicalDevice physical, uint32_t queue_famil
 // The heaps as they are now. What this process holds is already off the budget where the driver tells it (budget_known).
 void pm_probe_heaps(VkPhysicalDevice physical, bool budget_known, pm_heap_info heaps[16], int *n);
 
-// memory.c
+// memory.c: the heap that each use of memory is given from, where a buffer may be of any type; -1: none
+void pm_memory_heaps(const VkPhysicalDeviceMemoryProperties *memory, bool unified, int heap_of[PM_MEM_COUNT]);
+
 struct pm_buffer {
     pm_device *dev;
     VkBuffer vk;

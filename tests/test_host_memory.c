@@ -192,8 +192,8 @@ static void too_large_is_refused_before_the_driver_is_asked(void **state) {
     dev->info.max_buffer = saved.info.max_buffer;
     dev->info.budget_known = false;
     dev->free_ram = 0;
-    for (uint32_t i = 0; i < dev->memory.memoryHeapCount; i++)
-        dev->memory.memoryHeaps[i].size = 16 * MIB;
+    for (int i = 0; i < dev->info.n_heaps; i++)
+        dev->info.heaps[i].size = 16 * MIB;
     assert_int_equal(pm_device_free_memory(dev), 16 * MIB);
     expect_too_large(17 * MIB, "17.0 MiB wanted, 16.0 MiB free of 16.0 MiB");
 }
@@ -217,8 +217,8 @@ static void a_cpu_has_the_machines_memory(void **state) {
     (void)state;
     dev->info.budget_known = false;
     dev->free_ram = 24 * MIB;
-    for (uint32_t i = 0; i < dev->memory.memoryHeapCount; i++)
-        dev->memory.memoryHeaps[i].size = 16 * MIB;
+    for (int i = 0; i < dev->info.n_heaps; i++)
+        dev->info.heaps[i].size = 16 * MIB;
     dev->info.type = PM_DEVICE_CPU;
     assert_int_equal(pm_device_free_memory(dev), 24 * MIB);
     dev->info.type = PM_DEVICE_DISCRETE;
@@ -538,6 +538,53 @@ static void slabs_survive_every_failed_allocation(void **state) {
     }
 }
 
+// ---- planning ---------------------------------------------------------------------------------------------------------
+
+// The same requests on the device and on a dry one: the same bytes, with and without a limit that makes many slabs.
+static void compare_slabs(pm_device *dry, uint64_t max_buffer) {
+    pm_slabs *real_slabs, *dry_slabs;
+    pm_slice slice;
+    unsigned random = 7;
+    dev->info.max_buffer = dry->info.max_buffer = max_buffer;
+    assert_int_equal(pm_slabs_create(dev, 6 * MIB, "wet", &real_slabs), PM_OK);
+    assert_int_equal(pm_slabs_create(dry, 6 * MIB, "dry", &dry_slabs), PM_OK);
+    for (int i = 0; i < 60; i++) {
+        random = random * 1103515245 + 12345;
+        uint64_t size = (random >> 8) % (200 << 10);
+        assert_int_equal(pm_slabs_alloc(real_slabs, size, &slice), PM_OK);
+        assert_int_equal(pm_slabs_alloc(dry_slabs, size, &slice), PM_OK);
+        assert_null(pm_slice_map(slice));
+        assert_int_equal(pm_slabs_bytes(dry_slabs), pm_slabs_bytes(real_slabs));
+    }
+    assert_int_equal(pm_slabs_alloc(dry_slabs, max_buffer + 1, &slice), PM_ERR_DEVICE_MEMORY);
+    pm_slabs_close(&real_slabs);
+    pm_slabs_close(&dry_slabs);
+}
+
+static void a_dry_device_answers_as_the_open_one(void **state) {
+    (void)state;
+    pm_device_info *infos;
+    pm_device *dry;
+    int n;
+    assert_int_equal(pm_device_list(&infos, &n), PM_OK);
+    count_objects();
+    assert_int_equal(pm_device_open_dry(&infos[dev->info.index], &dry), PM_OK);
+    pm_free(infos);
+    assert_int_equal(pm_slice_align(dry), pm_slice_align(dev));
+    assert_int_equal(pm_device_chunk(dry), pm_device_chunk(dev));
+    assert_int_equal(pm_device_get_info(dry)->max_binding, dev->info.max_binding);
+    assert_memory_equal(dry->info.heap_of, dev->info.heap_of, sizeof(dry->info.heap_of));
+    uint64_t have = pm_device_free_memory(dry), now = pm_device_free_memory(dev); // other programs come and go
+    assert_in_range(have, now - now / 4, now + now / 4);
+    assert_int_equal(pm_device_heap_free(dry, dry->info.heap_of[PM_MEM_DEVICE]), have);
+    assert_int_equal(pm_device_heap_free(dry, -1), 0);
+    assert_int_equal(pm_device_heap_free(dry, 99), 0);
+    compare_slabs(dry, dev->info.max_buffer);
+    compare_slabs(dry, MIB);
+    pm_device_close(&dry);
+    assert_null(dry);
+}
+
 // ---- views ------------------------------------------------------------------------------------------------------------
 
 static void views_are_where_they_should_be(void **state) {
@@ -581,6 +628,7 @@ int main(void) {
         TEST(slabs_respect_the_largest_buffer),
         TEST(a_refused_slab_becomes_a_smaller_one),
         TEST(slabs_survive_every_failed_allocation),
+        TEST(a_dry_device_answers_as_the_open_one),
         TEST(views_are_where_they_should_be),
     };
     pm_status status = pm_device_open(NULL, &dev);

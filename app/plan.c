@@ -1,0 +1,217 @@
+// pumice plan: what a model would take of each device here and whether it fits, from the file's header alone.
+#include "app/json.h"
+#include "backend/pumice.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+typedef struct values {
+    const char *model;
+    uint32_t ctx;
+    int precision; // of pm_precision
+    bool json;
+} values;
+
+static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
+
+typedef struct state {
+    const values *v;
+    pm_file *file;
+    const pm_config *config;
+    pm_device_info *infos;
+    pm_plan *plans; // (n)
+    int n;
+} state;
+
+static uint64_t kv_bytes(const state *s) {
+    return pm_plan_kv_bytes(s->config, (pm_precision)s->v->precision);
+}
+
+static bool is_short(const pm_plan *p, int heap) {
+    return p->heap_need[heap] > p->heap_free[heap];
+}
+
+// ---- for people -------------------------------------------------------------------------------------------------------
+
+static void print_size(const char *what, uint64_t size) {
+    char bytes[APP_SHORT_TEXT];
+    printf("   %-10s %10s", what, app_bytes(size, bytes));
+}
+
+static void print_model(const state *s) {
+    char count[APP_SHORT_TEXT], bytes[APP_SHORT_TEXT], kv[APP_SHORT_TEXT];
+    uint64_t n_parameters = 0, size = 0;
+    size_t n;
+    const pm_tensor_view *t = pm_file_tensors(s->file, &n);
+    for (size_t i = 0; i < n; i++) {
+        n_parameters += t[i].dims[0] * t[i].dims[1] * t[i].dims[2] * t[i].dims[3];
+        size += t[i].size;
+    }
+    printf("%s: %s, %s parameters, %s; KV cache in %s: %s a position\n", s->v->model, s->config->architecture,
+           app_count(n_parameters, count), app_bytes(size, bytes), precisions[s->v->precision], app_bytes(kv_bytes(s), kv));
+}
+
+// The heaps that something is asked of.
+static bool print_heaps(const pm_device_info *d, const pm_plan *p) {
+    bool any_short = false;
+    for (int i = 0; i < d->n_heaps; i++) {
+        char name[16], bytes[APP_SHORT_TEXT];
+        if (p->heap_need[i] == 0)
+            continue;
+        snprintf(name, sizeof(name), d->n_heaps > 1 ? "heap %d" : "together", i);
+        print_size(name, p->heap_need[i]);
+        printf(" of %s%s%s", app_bytes(p->heap_free[i], bytes), d->budget_known ? " free" : "",
+               d->heaps[i].device_local ? "" : " of the host");
+        any_short |= is_short(p, i);
+        if (is_short(p, i))
+            printf(": %s too little", app_bytes(p->heap_need[i] - p->heap_free[i], bytes));
+        printf("\n");
+    }
+    return any_short;
+}
+
+static void print_longest(const state *s, const pm_plan *p) {
+    if (p->longest_ctx == 0)
+        printf("   no context fits: the weights are too large\n");
+    else
+        printf("   the longest context that fits is %" PRIu32, p->longest_ctx);
+    if (p->longest_ctx && s->config->max_ctx)
+        printf("; the model was made for %" PRIu32, s->config->max_ctx);
+    if (p->longest_ctx)
+        printf("\n");
+}
+
+static void print_quant(const pm_plan *p) {
+    char bytes[APP_SHORT_TEXT];
+    if (p->quant_bytes)
+        printf("   with matrices in %s it would fit: %s of weights\n", pm_dtype_get(p->quant)->name,
+               app_bytes(p->quant_bytes, bytes));
+    else
+        printf("   and no narrower type that is run here would make it fit\n");
+}
+
+static void print_plan(const state *s, const pm_device_info *d, const pm_plan *p) {
+    char bytes[APP_SHORT_TEXT];
+    printf("\n%d  %s: a context of %" PRIu32 " %s\n", d->index, d->name, p->ctx, p->fits ? "fits" : "does not fit");
+    print_size("weights", p->weight_bytes);
+    printf("\n");
+    print_size("KV cache", p->cache_bytes);
+    printf("\n");
+    print_size("scratch", p->scratch_bytes);
+    printf(", and %s to pass rows and results\n", app_bytes(p->host_bytes, bytes));
+    if (!print_heaps(d, p) && !p->fits)
+        printf("   %s\n", p->reason);
+    print_longest(s, p);
+    if (!p->fits)
+        print_quant(p);
+}
+
+// ---- JSON -------------------------------------------------------------------------------------------------------------
+
+static void put_heaps(app_json *j, cJSON *o, const pm_device_info *d, const pm_plan *p) {
+    cJSON *heaps = app_json_array(j, o, "heaps");
+    for (int i = 0; i < d->n_heaps; i++) {
+        cJSON *heap = app_json_object(j, heaps, NULL);
+        app_json_number(j, heap, "need", p->heap_need[i]);
+        app_json_number(j, heap, "free", p->heap_free[i]);
+        app_json_number(j, heap, "size", d->heaps[i].size);
+        app_json_bool(j, heap, "device_local", d->heaps[i].device_local);
+    }
+    app_json_bool(j, o, "budget_known", d->budget_known);
+}
+
+static void put_plan(app_json *j, cJSON *o, const pm_device_info *d, const pm_plan *p) {
+    app_json_number(j, o, "index", (uint64_t)d->index);
+    app_json_text(j, o, "name", d->name);
+    app_json_number(j, o, "context", p->ctx);
+    app_json_number(j, o, "weight_bytes", p->weight_bytes);
+    app_json_number(j, o, "session_bytes", p->session_bytes);
+    app_json_number(j, o, "cache_bytes", p->cache_bytes);
+    app_json_number(j, o, "scratch_bytes", p->scratch_bytes);
+    app_json_number(j, o, "host_bytes", p->host_bytes);
+    put_heaps(j, o, d, p);
+    app_json_bool(j, o, "fits", p->fits);
+    app_json_text(j, o, "reason", p->fits ? NULL : p->reason);
+    app_json_number(j, o, "longest_context", p->longest_ctx);
+    cJSON *quant = app_json_put(j, o, "narrower", p->quant_bytes ? cJSON_CreateObject() : cJSON_CreateNull());
+    if (p->quant_bytes) {
+        app_json_text(j, quant, "type", pm_dtype_get(p->quant)->name);
+        app_json_number(j, quant, "weight_bytes", p->quant_bytes);
+    }
+}
+
+static pm_status print_json(const state *s) {
+    app_json j = app_json_begin();
+    app_json_text(&j, j.root, "path", s->v->model);
+    app_json_text(&j, j.root, "architecture", s->config->architecture);
+    app_json_number(&j, j.root, "model_context", s->config->max_ctx);
+    app_json_text(&j, j.root, "precision", precisions[s->v->precision]);
+    app_json_number(&j, j.root, "kv_bytes", kv_bytes(s));
+    cJSON *devices = app_json_array(&j, j.root, "devices");
+    for (int i = 0; i < s->n; i++)
+        put_plan(&j, app_json_object(&j, devices, NULL), &s->infos[i], &s->plans[i]);
+    return app_json_print(&j);
+}
+
+// ---- the command ------------------------------------------------------------------------------------------------------
+
+#define AT(field) .offset = offsetof(values, field)
+enum { MAX_CTX = 1 << 24 };
+static const app_option options[] = {
+    {.name = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT, .required = true, AT(model)},
+    {.name = "--ctx",
+     .letter = "-c",
+     .value = "N",
+     .help = "room for N tokens; else the model's, up to 4096",
+     .kind = APP_U32,
+     .least = 1,
+     .most = MAX_CTX,
+     AT(ctx)},
+    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions, AT(precision)},
+    {.name = "--json", .help = "the numbers as JSON", .kind = APP_FLAG, AT(json)},
+};
+
+static pm_status make_plans(state *s) {
+    pm_session_options session = {.ctx = s->v->ctx, .precision = (pm_precision)s->v->precision};
+    s->plans = pm_calloc((size_t)s->n, sizeof(*s->plans));
+    if (!s->plans)
+        return pm_fail(PM_ERR_MEMORY, "no memory for %d plans", s->n);
+    for (int i = 0; i < s->n; i++)
+        PM_TRY(pm_plan_make(s->file, &s->infos[i], &session, &s->plans[i]));
+    return PM_OK;
+}
+
+static pm_status go(state *s) {
+    PM_TRY(pm_file_open(s->v->model, &s->file));
+    s->config = pm_file_config(s->file);
+    PM_TRY(pm_device_list(&s->infos, &s->n));
+    PM_TRY(make_plans(s));
+    if (s->v->json)
+        return print_json(s);
+    print_model(s);
+    for (int i = 0; i < s->n; i++)
+        print_plan(s, &s->infos[i], &s->plans[i]);
+    return PM_OK;
+}
+
+static int run(int argc, char **argv) {
+    values v = {.precision = PM_PRECISION_F16};
+    int exit_code;
+    if (!app_parse(&app_plan, argc, argv, &v, &exit_code))
+        return exit_code;
+    state s = {.v = &v};
+    exit_code = app_exit(go(&s));
+    pm_free(s.plans);
+    pm_free(s.infos);
+    pm_file_close(&s.file);
+    return exit_code;
+}
+
+const app_command app_plan = {
+    .name = "plan",
+    .summary = "tells whether a model fits the devices here, before anything is loaded",
+    .options = options,
+    .n_options = sizeof(options) / sizeof(*options),
+    .notes = "The bytes are those `pumice run` will take; what does not fit is no failure",
+    .run = run,
+};
