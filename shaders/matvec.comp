@@ -84,38 +84,47 @@ void add_block_wide(uint row, uint col, uint block) {
     }
 }
 
-// The same with 8 columns of the block at a time, in loops that stay such: a software driver compiles 4 times less code (with
-// 8 rows and 8 columns unrolled, LLVM 15 took ten seconds a kernel), and gains nothing from wide loads.
+// The same with 8 columns of the block at a time, in a loop that stays one: a software driver compiles 4 times less code (with
+// 8 rows and 8 columns unrolled, LLVM 15 took ten seconds a kernel), and gains nothing from wide loads. One loop: a second around it
+// for the halves cost such drivers a quarter of their speed, so that those are added up at every step.
 void add_block_small(uint row, uint col, uint block) {
     affine f[ROWS];
-    PM_UNROLL for (uint r = 0; r < ROWS; r++) f[r] = weights_affine(min(row + r, a.rows - 1), block, a.blocks, a.scale_stride);
-    [[dont_unroll]] for (uint part = 0; part < PARTS; part++) {
-        float dots[ROWS], sum_x = 0;
-        PM_UNROLL for (uint r = 0; r < ROWS; r++) dots[r] = 0;
-        [[dont_unroll]] for (uint i = part * (PART / 8); i < (part + 1) * (PART / 8); i++) {
-            vec4 lo[ROWS], hi[ROWS];
-            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-                weights_eight(min(row + r, a.rows - 1), block, a.blocks, i, lo[r], hi[r]);
-                if (SCALE_WEIGHTS) {
-                    lo[r] = weights_scaled(lo[r], f[r], part);
-                    hi[r] = weights_scaled(hi[r], f[r], part);
-                }
-            }
-            PM_UNROLL for (uint c = 0; c < COLS; c++) {
-                vec4 v0 = load_x(col + c, block, 2 * i), v1 = load_x(col + c, block, 2 * i + 1), both = v0 + v1;
-                if (SCALE_SUMS && W_MINUS != 0)
-                    sum_x += both.x + both.y + both.z + both.w;
-                PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-                    if (SCALE_SUMS)
-                        dots[r] = fma4(hi[r], v1, fma4(lo[r], v0, dots[r]));
-                    else
-                        sums[r * COLS + c] = fma4(hi[r], v1, fma4(lo[r], v0, sums[r * COLS + c]));
-                }
+    float dots[ROWS], sum_x = 0;
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+        f[r] = weights_affine(min(row + r, a.rows - 1), block, a.blocks, a.scale_stride);
+        dots[r] = 0;
+    }
+    [[dont_unroll]] for (uint i = 0; i < PM_BLOCK / 8; i++) {
+        uint part = PARTS == 2 ? i / 2 : 0;
+        vec4 lo[ROWS], hi[ROWS];
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+            weights_eight(min(row + r, a.rows - 1), block, a.blocks, i, lo[r], hi[r]);
+            if (SCALE_WEIGHTS) {
+                lo[r] = weights_scaled(lo[r], f[r], part);
+                hi[r] = weights_scaled(hi[r], f[r], part);
             }
         }
-        if (SCALE_SUMS)
-            PM_UNROLL for (uint r = 0; r < ROWS; r++) add_scaled(r, f[r], part, dots[r], sum_x);
+        PM_UNROLL for (uint c = 0; c < COLS; c++) {
+            vec4 v0 = load_x(col + c, block, 2 * i), v1 = load_x(col + c, block, 2 * i + 1);
+            if (SCALE_SUMS && W_MINUS != 0)
+                sum_x += dot(v0 + v1, vec4(1));
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                if (SCALE_SUMS)
+                    dots[r] = fma4(hi[r], v1, fma4(lo[r], v0, dots[r]));
+                else
+                    sums[r * COLS + c] = fma4(hi[r], v1, fma4(lo[r], v0, sums[r * COLS + c]));
+            }
+        }
+        if (SCALE_SUMS && PARTS == 2) {
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                add_scaled(r, f[r], part, dots[r], sum_x);
+                dots[r] = 0;
+            }
+            sum_x = 0;
+        }
     }
+    if (SCALE_SUMS && PARTS == 1)
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) add_scaled(r, f[r], 0, dots[r], sum_x);
 }
 
 // The sum number i over the lanes that share the work of this one.
