@@ -260,20 +260,20 @@ static pm_status find_longest(const planning *p, uint64_t weight_bytes, uint32_t
 }
 
 // Of the types narrower than what the file has the largest with which it fits.
-static pm_status find_quant(const planning *p, pm_plan *plan) {
+static pm_status find_narrower(const planning *p, pm_plan *plan) {
     planning q = *p;
     for (q.as = 0; q.as < PM_DTYPE_COUNT; q.as++) {
         uint64_t bytes;
         pm_status status = rehearse_weights(&q, &bytes);
-        if (status == PM_OK && (bytes <= plan->quant_bytes || bytes >= plan->weight_bytes))
+        if (status == PM_OK && (bytes <= plan->narrower_bytes || bytes >= plan->weight_bytes))
             continue;
         if (status == PM_OK)
             status = try_ctx(&q, bytes, plan->ctx);
         if (status != PM_OK && status != PM_ERR_DEVICE_MEMORY)
             return status;
         if (status == PM_OK) {
-            plan->quant = (pm_dtype)q.as;
-            plan->quant_bytes = bytes;
+            plan->narrower = pm_dtype_get((pm_dtype)q.as)->name;
+            plan->narrower_bytes = bytes;
         }
     }
     return PM_OK;
@@ -295,6 +295,7 @@ static pm_status add_up(const planning *p, pm_plan *plan) {
     PM_TRY(take_reason(plan, rehearse_session(p, &s, &plan->session_bytes)));
     PM_TRY(take_reason(plan, pm_plan_check_bindings(p->dev, &s)));
     plan->ctx = s.ctx;
+    plan->kv_bytes = 2 * pm_kv_page_bytes(s.kv_dtype, p->config->n_kv_heads, p->config->head_dim) * p->config->n_layers / PM_PAGE;
     plan->cache_bytes = s.cache;
     plan->scratch_bytes = plan->session_bytes - plan->cache_bytes;
     plan->host_bytes = s.upload + s.readback;
@@ -311,25 +312,35 @@ static pm_status make_plan(const planning *p, pm_plan *plan) {
     if (plan->fits)
         PM_TRY(find_longest(p, plan->weight_bytes, &plan->longest_ctx));
     PM_TRY(add_up(p, plan));
-    return plan->fits ? PM_OK : find_quant(p, plan);
+    return plan->fits ? PM_OK : find_narrower(p, plan);
 }
 
-pm_status pm_plan_make(const pm_file *file, const pm_device_info *info, const pm_session_options *options, pm_plan *plan) {
-    const pm_session_options usual = {0};
-    planning p = {.config = pm_file_config(file), .as = AS_IT_IS, .options = options ? options : &usual};
+static pm_status plan_device(const planning *p, const pm_device_info *info, pm_plan *plan) {
+    planning q = *p;
+    *plan = (pm_plan){.model_ctx = p->config->max_ctx};
+    PM_TRY(pm_device_open_dry(info, &q.dev));
+    pm_status status = make_plan(&q, plan);
+    pm_device_close(&q.dev);
+    return status;
+}
+
+static pm_status plan_devices(const pm_file *file, const pm_device_info *infos, int n, const pm_session_options *options,
+                              pm_plan *plans) {
+    planning p = {.config = pm_file_config(file), .as = AS_IT_IS, .options = options};
     pm_weight *weights;
-    *plan = (pm_plan){0};
-    PM_TRY(pm_weights_list(file, &weights, &p.n_weights));
+    pm_status status = pm_weights_list(file, &weights, &p.n_weights);
     p.weights = weights;
-    pm_status status = pm_device_open_dry(info, &p.dev);
-    if (status == PM_OK)
-        status = make_plan(&p, plan);
-    pm_device_close(&p.dev);
+    for (int i = 0; i < n && status == PM_OK; i++)
+        status = plan_device(&p, &infos[i], &plans[i]);
     pm_free(weights);
     return status;
 }
 
-uint64_t pm_plan_kv_bytes(const pm_config *c, pm_precision precision) {
-    pm_dtype dtype = precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
-    return 2 * pm_kv_page_bytes(dtype, c->n_kv_heads, c->head_dim) * c->n_layers / PM_PAGE;
+pm_status pm_plan_make(const char *path, const pm_device_info *infos, int n, const pm_session_options *options, pm_plan *plans) {
+    const pm_session_options usual = {0};
+    pm_file *file;
+    PM_TRY(pm_file_open(path, &file));
+    pm_status status = plan_devices(file, infos, n, options ? options : &usual, plans);
+    pm_file_close(&file);
+    return status;
 }

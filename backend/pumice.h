@@ -119,6 +119,8 @@ void pm_session_set_replay(pm_session *session, bool replay);
 // What a model and a session would take of a device, and what fits.
 typedef struct pm_plan {
     uint32_t ctx;           // of the session: the options' or the usual one
+    uint32_t model_ctx;     // that the model was made for; 0: the file does not say
+    uint64_t kv_bytes;      // of the cache for one position of one sequence
     uint64_t weight_bytes;  // what pm_model_weight_bytes will tell
     uint64_t session_bytes; // what pm_session_bytes will tell: cache_bytes + scratch_bytes
     uint64_t cache_bytes, scratch_bytes;
@@ -127,17 +129,17 @@ typedef struct pm_plan {
     bool fits;
     char reason[256];     // why it does not
     uint32_t longest_ctx; // positions that would fit, whatever the model was made for; 0: not even the weights do
-    // Where it does not fit: the widest type with which all of it would if every matrix had it; quant_bytes 0: there is none.
-    pm_dtype quant;
-    uint64_t quant_bytes; // weights, then
+    // Where it does not fit: the widest type with which all of it would if every matrix had it, and the weights' bytes then. Static
+    // text, "Q8_0"; NULL where there is none.
+    const char *narrower;
+    uint64_t narrower_bytes;
 } pm_plan;
 
-// Adds up, from the file's header and the device's entry in pm_device_list. Nothing is opened or allocated on the device. options
-// may be NULL. PM_ERR_USAGE for options that make no sense, PM_ERR_MEMORY; what does not fit is no failure. Q, K, V of different
-// types are taken to be stored as halves, as nearly all values allow.
-pm_status pm_plan_make(const pm_file *file, const pm_device_info *info, const pm_session_options *options, pm_plan *plan);
-// Bytes of the KV cache for one position of one sequence.
-uint64_t pm_plan_kv_bytes(const pm_config *config, pm_precision precision);
+// Adds up for each of n devices, as pm_device_list has them, from the header of the model's file: plans[i] is that of infos[i].
+// Nothing is opened or allocated on a device. options may be NULL. The file's errors are those of pm_model_open; PM_ERR_USAGE for
+// options that make no sense; what does not fit is no failure. Q, K, V or gate and up of different types are taken to be stored as
+// halves, as nearly all values allow.
+pm_status pm_plan_make(const char *path, const pm_device_info *infos, int n, const pm_session_options *options, pm_plan *plans);
 
 #ifdef __cplusplus
 }

@@ -21,14 +21,6 @@ typedef enum pm_device_type {
     PM_DEVICE_OTHER
 } pm_device_type;
 
-// Uses of memory; each comes from one of a device's heaps.
-typedef enum pm_memory {
-    PM_MEM_DEVICE,   // device-local; not mapped (unless the device shares its memory with the host)
-    PM_MEM_UPLOAD,   // mapped, coherent, written by the host in order
-    PM_MEM_READBACK, // mapped, coherent, cached: read by the host
-    PM_MEM_COUNT
-} pm_memory;
-
 typedef struct pm_heap_info {
     uint64_t size;
     uint64_t budget; // what this process may still use, from VK_EXT_memory_budget; size where the driver does not say
@@ -56,9 +48,9 @@ typedef struct pm_device_info {
     uint32_t pci[4]; // domain, bus, device, function
     int n_heaps;
     pm_heap_info heaps[16];
-    int heap_of[PM_MEM_COUNT]; // which of them a buffer of each pm_memory is from; -1: there is none
-    bool budget_known;         // the driver has VK_EXT_memory_budget
-    bool unified_memory;       // not a discrete card, and every device-local heap is host-visible
+    int heap_of[3];      // which of them device buffers, uploads and readbacks are from (enum pm_memory); -1: there is none
+    bool budget_known;   // the driver has VK_EXT_memory_budget
+    bool unified_memory; // not a discrete card, and every device-local heap is host-visible
     uint32_t subgroup_size, subgroup_min, subgroup_max;
     bool subgroup_arithmetic, subgroup_size_control;
     bool f16_arithmetic, f16_storage, int8_arithmetic, int8_storage, bf16;
@@ -82,15 +74,16 @@ pm_status pm_device_list(pm_device_info **infos, int *n);
 // Opens a device: pick is NULL (the best), a rank ("1"), or part of a name or driver name in any case.
 pm_status pm_device_open(const char *pick, pm_device **dev);
 void pm_device_close(pm_device **dev); // after everything made on it is closed
+const pm_device_info *pm_device_get_info(const pm_device *dev);
+
+// Bytes still free for us on the heap that device buffers come from.
+uint64_t pm_device_free_memory(const pm_device *dev);
 
 // A device to plan with, from its entry in the list: the driver is not asked again. It answers for sizes, limits and room as the
 // open one does; a buffer made on it is a size with no memory behind it, and no command can be opened on it.
 pm_status pm_device_open_dry(const pm_device_info *info, pm_device **dev);
-const pm_device_info *pm_device_get_info(const pm_device *dev);
-
-// Bytes still free for us on a heap, and on the one that device buffers come from.
+// Bytes still free for us on a heap.
 uint64_t pm_device_heap_free(const pm_device *dev, int heap);
-uint64_t pm_device_free_memory(const pm_device *dev);
 
 // Rows of a prompt that a pass should take on this device.
 uint32_t pm_device_chunk(const pm_device *dev);
@@ -98,6 +91,13 @@ uint32_t pm_device_chunk(const pm_device *dev);
 // ---- buffers ----------------------------------------------------------------------------------------------------------
 
 typedef struct pm_buffer pm_buffer;
+
+typedef enum pm_memory {
+    PM_MEM_DEVICE,   // device-local; not mapped (unless the device shares its memory with the host)
+    PM_MEM_UPLOAD,   // mapped, coherent, written by the host in order
+    PM_MEM_READBACK, // mapped, coherent, cached: read by the host
+    PM_MEM_COUNT
+} pm_memory;
 
 // A range of a buffer; a value. Offsets are multiples of pm_slice_align.
 typedef struct pm_slice {
