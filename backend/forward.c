@@ -19,7 +19,8 @@ typedef struct state {
 // x += o(attend(rope(norm(q)), rope(norm(k)), v)) with q, k, v = qkv(norm(x))
 static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tensor next_gain) {
     const pm_config *c = s->c;
-    pm_op_norm_linear(s->cmd, s->qkv, &s->h, layer->qkv, c->qkv_bias ? &layer->qkv_bias : NULL);
+    for (int i = 0; i < PM_MAX_PARTS && layer->qkv[i].rows; i++) // one, unless their types differ
+        pm_op_norm_linear(s->cmd, s->qkv, &s->h, layer->qkv[i], c->qkv_bias ? &layer->qkv_bias : NULL);
     pm_op_rope_store(s->cmd, &(pm_rope_store){
                                  .q = s->q,
                                  .qkv = s->qkv,

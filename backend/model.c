@@ -23,6 +23,7 @@ static pm_status load(loading *l, const pm_weight *w) {
         parts[i] = (pm_pack_part){w->parts[i]->data, w->parts[i]->dtype, (uint32_t)w->parts[i]->dims[0]};
     PM_TRY(first->n_dims == 1 ? pm_pack_vector(l->packer, parts, w->n_parts, out)
                               : pm_pack_matrix(l->packer, parts, w->n_parts, (uint32_t)first->dims[1], w->order, out));
+    out->row0 = w->row0;
     for (int i = 0; i < w->n_parts; i++) {
         pm_file_forget(l->model->file, w->parts[i]);
         l->done += w->parts[i]->size;

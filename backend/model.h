@@ -7,7 +7,7 @@
 
 typedef struct pm_layer {
     pm_tensor attn_norm;      // (1, dim)
-    pm_tensor qkv;            // (q_dim + 2 kv_dim, dim): Q, K, V stacked
+    pm_tensor qkv[3];         // (q_dim + 2 kv_dim, dim) in all: Q, K, V stacked, those of one type in one; then rows is 0
     pm_tensor qkv_bias;       // (1, q_dim + 2 kv_dim), where config.qkv_bias
     pm_tensor q_norm, k_norm; // (1, head_dim), where config.qk_norm
     pm_tensor o;              // (dim, q_dim)
@@ -45,6 +45,7 @@ typedef struct pm_weight {
     pm_pack_order order;
     int layer;     // -1: of the model as a whole
     size_t offset; // of its pm_tensor in struct pm_layer, or in struct pm_model
+    uint32_t row0; // where its rows stand in a whole of several
 } pm_weight;
 
 // All of a model, in the order in which they go to the device. *weights is the caller's to pm_free.

@@ -17,7 +17,7 @@ static unsigned long long mib_up(uint64_t bytes) {
 
 // ---- weights ----------------------------------------------------------------------------------------------------------
 
-// Parts of different types become halves (pack.c), but for floats beyond a half's range, which a header does not tell.
+// Gate and up of different types become halves (pack.c), but for floats beyond a half's range, which a header does not tell.
 static pm_dtype common_dtype(const pm_weight *w) {
     for (int i = 1; i < w->n_parts; i++)
         if (w->parts[i]->dtype != w->parts[0]->dtype)

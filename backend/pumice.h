@@ -137,7 +137,7 @@ typedef struct pm_plan {
 
 // Adds up for each of n devices, as pm_device_list has them, from the header of the model's file: plans[i] is that of infos[i].
 // Nothing is opened or allocated on a device. options may be NULL. The file's errors are those of pm_model_open; PM_ERR_USAGE for
-// options that make no sense; what does not fit is no failure. Q, K, V or gate and up of different types are taken to be stored as
+// options that make no sense; what does not fit is no failure. Gate and up of different types are taken to be stored as
 // halves, as nearly all values allow.
 pm_status pm_plan_make(const char *path, const pm_device_info *infos, int n, const pm_session_options *options, pm_plan *plans);
 

@@ -5,8 +5,9 @@
 
 static pm_kernel_id embed_kernel(pm_dtype dtype) {
     static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
-        [PM_F32] = PM_K_embed_f32,   [PM_F16] = PM_K_embed_f16,   [PM_BF16] = PM_K_embed_bf16,
-        [PM_Q8_0] = PM_K_embed_q8_0, [PM_Q4_0] = PM_K_embed_q4_0,
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_embed_##small,
+        PM_DTYPES(X)
+#undef X
     };
     return kernels[dtype];
 }

@@ -28,7 +28,7 @@ void pm_op_embed(pm_cmd *cmd, pm_hidden *h, pm_tensor table, pm_tensor gain, pm_
 // dst (m, dim) = rows `index` (m of uint) of src (n, dim): of normed and squares only.
 void pm_op_gather(pm_cmd *cmd, pm_hidden *dst, const pm_hidden *src, pm_slice index);
 
-// y (n, w.rows) = rmsnorm(h) * w^T (+ bias (1, w.rows), where its dtype's slice is set)
+// Columns [w.row0, w.row0 + w.rows) of y = rmsnorm(h) * w^T (+ those columns of bias (1, y.cols), which may be NULL)
 void pm_op_norm_linear(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_tensor *bias);
 
 // y (n, w.rows / 2) = silu(rmsnorm(h) * gate^T) * (rmsnorm(h) * up^T); w interleaves the rows of gate and up

@@ -274,7 +274,8 @@ static void gguf_config(bytes *b, const pm_config *c, uint64_t *n) {
     }
 }
 
-// A checkpoint's weights and dimensions as a GGUF: matrices as they are, vectors as floats, as converters write them.
+// A checkpoint's weights and dimensions as a GGUF: matrices as they are, vectors as floats, as converters write them, and V too:
+// files give it a type of its own.
 static const char *write_gguf(const char *name) {
     gguf_writer w = {0};
     pm_file *file = open_model(checkpoint_path(name, ""));
@@ -283,12 +284,12 @@ static const char *write_gguf(const char *name) {
     gguf_config(&w.entries, pm_file_config(file), &w.n_entries);
     for (size_t i = 0; i < n; i++) {
         const pm_tensor_view *t = &tensors[i];
-        if (t->n_dims > 1) {
+        if (t->n_dims > 1 && !strstr(t->name, "attn_v.")) {
             gguf_tensor(&w, t->name, t->dtype, t->n_dims, t->dims, t->data, (size_t)t->size);
             continue;
         }
         float *values = floats_of(t, &n_values);
-        gguf_tensor(&w, t->name, PM_F32, 1, t->dims, values, n_values * sizeof(*values));
+        gguf_tensor(&w, t->name, PM_F32, t->n_dims, t->dims, values, n_values * sizeof(*values));
         free(values);
     }
     bytes out;

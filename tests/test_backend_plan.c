@@ -90,8 +90,8 @@ static void planned_is_used_with_overrides(void **state) {
 
 // ---- types ------------------------------------------------------------------------------------------------------------------
 
-// The tiny checkpoint with matrices in one type and V in another; halves of random bits would be NaN, zeros are fine.
-static const char *write_typed(pm_dtype dtype, pm_dtype v_dtype) {
+// The tiny checkpoint with matrices in one type, V and up in another; halves of random bits would be NaN, zeros are fine.
+static const char *write_typed(pm_dtype dtype, pm_dtype other) {
     gguf_writer w = {0};
     pm_file *file = open_model(TINY);
     const pm_config *c = pm_file_config(file);
@@ -109,7 +109,7 @@ static const char *write_typed(pm_dtype dtype, pm_dtype v_dtype) {
     w.n_entries = 9;
     for (size_t i = 0; i < n; i++) {
         const pm_tensor_view *t = &tensors[i];
-        pm_dtype type = t->n_dims == 1 ? PM_F32 : strstr(t->name, "attn_v.") ? v_dtype : dtype;
+        pm_dtype type = t->n_dims == 1 ? PM_F32 : strstr(t->name, "attn_v.") || strstr(t->name, "ffn_up.") ? other : dtype;
         size_t size = (size_t)(t->dims[0] * t->dims[1]) / pm_dtype_get(type)->block_elements * pm_dtype_get(type)->block_bytes;
         void *zeros = calloc(1, size);
         gguf_tensor(&w, t->name, type, t->n_dims, t->dims, zeros, size);
@@ -134,7 +134,7 @@ static void planned_is_used_in_every_type(void **state) {
     }
 }
 
-static void planned_is_used_where_v_has_its_own_type(void **state) {
+static void planned_is_used_where_types_are_mixed(void **state) {
     (void)state;
     for (int i = 0; i < PM_DTYPE_COUNT; i++) {
         const char *path = write_typed((pm_dtype)i, (pm_dtype)((i + 1) % PM_DTYPE_COUNT));
@@ -308,7 +308,7 @@ int main(void) {
         cmocka_unit_test(planned_is_used),
         cmocka_unit_test_teardown(planned_is_used_with_overrides, restore_device),
         cmocka_unit_test(planned_is_used_in_every_type),
-        cmocka_unit_test(planned_is_used_where_v_has_its_own_type),
+        cmocka_unit_test(planned_is_used_where_types_are_mixed),
         cmocka_unit_test(the_edge_is_exact),
         cmocka_unit_test(the_longest_context_fits_and_no_longer_one),
         cmocka_unit_test(a_narrower_type_is_told),

@@ -123,7 +123,7 @@ static const gguf_case gguf_cases[] = {
     {"Q4_0", "token_embd.weight", 12, UINT64_MAX / 16, 8, PM_ERR_FILE, "overflows"},
     {"Q4_0", "token_embd.weight", 12, 1000000, 8, PM_ERR_FILE, "beyond the file's end"},
     {"Q4_0", "token_embd.weight", 12, 6, 8, PM_ERR_FILE, "tokens has 7 elements, there can be 6"},
-    {"Q4_0", "token_embd.weight", 20, 14, 4, PM_ERR_UNSUPPORTED, "token_embd.weight has type Q6_K (14); supported are F32"},
+    {"Q4_0", "token_embd.weight", 20, 16, 4, PM_ERR_UNSUPPORTED, "token_embd.weight has type IQ2_XXS (16); supported are F32 F16"},
     {"Q4_0", "token_embd.weight", 20, 77, 4, PM_ERR_UNSUPPORTED, "type unknown (77)"},
     {"Q4_0", "token_embd.weight", 24, 16, 8, PM_ERR_FILE, "offset 16 is not a multiple of 32"},
     {"Q4_0", "token_embd.weight", 24, UINT64_MAX - 31, 8, PM_ERR_FILE, "wraps"},
