@@ -3,7 +3,9 @@
 #define PM_MODEL_H
 
 #include "backend/pumice.h"
+#include "backend/tokenizer.h"
 #include "host/ops.h"
+#include "loader/loader.h"
 
 typedef struct pm_layer {
     pm_tensor attn_norm;      // (1, dim)
