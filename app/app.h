@@ -60,5 +60,6 @@ pm_status app_write(const void *data, size_t size, bool *gone);
 // The commands, one a file; main.c has the list.
 extern const app_command app_run;
 extern const app_command app_devices;
+extern const app_command app_perplexity;
 
 #endif

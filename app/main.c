@@ -11,6 +11,7 @@ static bool reader_gone; // of standard output
 static const app_command *const commands[] = {
     &app_run,
     &app_devices,
+    &app_perplexity,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(*commands) };

@@ -63,6 +63,12 @@ pm_status pm_cache_reserve(pm_cache *cache, int seq, uint32_t n_positions);
 void pm_cache_shrink(pm_cache *cache, int seq, uint32_t n_positions);
 uint64_t pm_cache_bytes(const pm_config *config, uint32_t n_seqs, uint32_t ctx, pm_dtype dtype);
 
+// ---- session.c, for score.c --------------------------------------------------------------------------------------------------
+
+// Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
+pm_status pm_session_check(const pm_session *session, int seq, const int32_t *ids, size_t n);
+const pm_model *pm_session_model(const pm_session *session);
+
 // ---- rope.c ------------------------------------------------------------------------------------------------------------------
 
 // Rotation frequencies (head_dim / 2), and the factor on cos and sin: plain, linear or YaRN.

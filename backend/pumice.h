@@ -49,6 +49,8 @@ const pm_tokenizer *pm_model_tokenizer(const pm_model *model);
 // The Jinja text that pm_chat_render takes; n == 0 where the model has none.
 pm_str pm_model_chat_template(const pm_model *model);
 uint64_t pm_model_weight_bytes(const pm_model *model); // on the device
+// Does the model want its config's bos before a text? Nobody puts it there by himself.
+bool pm_model_add_bos(const pm_model *model);
 // Does this id end the model's answer?
 bool pm_model_is_eos(const pm_model *model, int32_t id);
 
@@ -59,9 +61,10 @@ typedef struct pm_session pm_session;
 
 // Zero is the default of each.
 typedef struct pm_session_options {
-    uint32_t ctx;           // positions a sequence can have; 0: what the model allows, at most 4096
-    uint32_t n_seqs;        // sequences with a cache of their own; 0: 1
-    uint32_t max_chunk;     // rows a pass of a prompt; 0: the device's
+    uint32_t ctx;       // positions a sequence can have; 0: what the model allows, at most 4096
+    uint32_t n_seqs;    // sequences with a cache of their own; 0: 1
+    uint32_t max_chunk; // rows a pass of a prompt; 0: the device's
+    uint32_t max_batch; // rows of a batch, whose logits take memory; 0: PM_BATCH_MAX. Fewer where the device binds no more at once
     pm_precision precision; // of the KV cache and of activations
     bool profile;           // time every kernel
 } pm_session_options;
@@ -79,7 +82,8 @@ uint64_t pm_session_bytes(const pm_session *session); // cache and scratch on th
 // run then. PM_ERR_CANCELLED between chunks after pm_session_cancel: pm_session_pos tells how far it came.
 pm_status pm_session_eval(pm_session *session, int seq, const int32_t *ids, size_t n, const float **logits);
 
-// One pass over rows of several sequences, in order: a decode step of a batch, or pieces of prompts. n is 1 to PM_BATCH_MAX.
+// One pass over rows of several sequences, in order: a decode step of a batch, or pieces of prompts. n is 1 to
+// pm_session_max_batch.
 // *logits (n rows, pm_session_logits_stride floats from row to row) are borrowed until the next call; may be NULL. Errors as of
 // pm_session_eval; nothing is run then.
 enum { PM_BATCH_MAX = 8 };
@@ -88,7 +92,13 @@ typedef struct pm_batch_row {
     int32_t id; // runs at the end of its sequence
 } pm_batch_row;
 pm_status pm_session_eval_batch(pm_session *session, const pm_batch_row *rows, int n, const float **logits);
+uint32_t pm_session_max_batch(const pm_session *session);     // at least PM_BATCH_MAX
 uint32_t pm_session_logits_stride(const pm_session *session); // floats: vocab_size rounded up
+
+// Runs n ids like pm_session_eval, with its errors, and says how likely those from `first` on were (1 <= first < n):
+// logprobs[i] = ln p(ids[first + i] | all that stands before it), n - first of them, into the caller's memory. Their logits come
+// pm_session_max_batch rows at a time: a larger options.max_batch makes it faster.
+pm_status pm_session_score(pm_session *session, int seq, const int32_t *ids, size_t n, size_t first, double *logprobs);
 
 // How the next token is drawn, in the order of the fields. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
 typedef struct pm_sampler {

@@ -68,6 +68,15 @@ struct pm_session {
 
 // ---- opening ----------------------------------------------------------------------------------------------------------
 
+// What was asked for, as far as a kernel can see its logits whole and the sequences have room for it.
+static uint32_t choose_batch(const pm_session *s) {
+    uint64_t most = pm_device_get_info(s->model->dev)->max_binding / pm_activation_bytes(1, s->model->config.vocab_size);
+    uint64_t room = (uint64_t)s->ctx * s->options.n_seqs, batch = s->options.max_batch;
+    batch = batch < most ? batch : most;
+    batch = batch < room ? batch : room;
+    return batch > PM_BATCH_MAX ? (uint32_t)batch : PM_BATCH_MAX;
+}
+
 static void defaults(pm_session *s, const pm_session_options *options) {
     const pm_config *c = &s->model->config;
     if (options)
@@ -80,9 +89,9 @@ static void defaults(pm_session *s, const pm_session_options *options) {
     s->max_rows = s->options.max_chunk ? s->options.max_chunk : pm_device_chunk(s->model->dev);
     if (s->max_rows > s->ctx)
         s->max_rows = s->ctx;
-    if (s->max_rows < PM_BATCH_MAX)
-        s->max_rows = PM_BATCH_MAX;
-    s->max_out = PM_BATCH_MAX;
+    s->max_out = choose_batch(s);
+    if (s->max_rows < s->max_out)
+        s->max_rows = s->max_out;
     s->replay = true;
 }
 
@@ -227,10 +236,14 @@ static pm_status upload_constants(pm_session *s) {
     pm_status status = pm_slice_write(s->model->dev, s->angles, angles, s->angles.size);
     pm_free(angles);
     PM_TRY(status);
-    uint32_t identity[PM_BATCH_MAX];
+    uint32_t *identity = pm_calloc(s->max_out, sizeof *identity);
+    if (!identity)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     for (uint32_t i = 0; i < s->max_out; i++)
         identity[i] = i;
-    return pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+    status = pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+    pm_free(identity);
+    return status;
 }
 
 static pm_status open_session(pm_session *s) {
@@ -414,7 +427,7 @@ static pm_status reserve(pm_session *s, int seq, uint32_t n_positions) {
     return PM_OK;
 }
 
-static pm_status check_ids(const pm_session *s, int seq, const int32_t *ids, size_t n) {
+pm_status pm_session_check(const pm_session *s, int seq, const int32_t *ids, size_t n) {
     if (seq < 0 || (uint32_t)seq >= s->options.n_seqs)
         return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->options.n_seqs);
     if (s->gen.running)
@@ -499,7 +512,7 @@ static pm_status wait_all(pm_session *s) {
 
 pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, const float **logits) {
     int slot;
-    PM_TRY(check_ids(s, seq, ids, n));
+    PM_TRY(pm_session_check(s, seq, ids, n));
     shape last = {.n_out = logits ? 1 : 0, .logits = logits != NULL};
     PM_TRY(run_prompt(s, seq, ids, n, &last, NULL, &slot));
     PM_TRY(wait_all(s));
@@ -510,7 +523,7 @@ pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, 
 
 // Gives row i of the batch its place at the end of its sequence.
 static pm_status place_row(pm_session *s, const pm_batch_row *row, struct pm_row *placed, uint32_t *longest) {
-    PM_TRY(check_ids(s, row->seq, &row->id, 1));
+    PM_TRY(pm_session_check(s, row->seq, &row->id, 1));
     PM_TRY(reserve(s, row->seq, s->pos[row->seq] + 1));
     uint32_t pos = s->pos[row->seq]++;
     *placed = (struct pm_row){.token = (uint32_t)row->id, .seq = (uint32_t)row->seq, .pos = pos};
@@ -537,8 +550,8 @@ static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shap
 }
 
 pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n, const float **logits) {
-    if (n < 1 || n > PM_BATCH_MAX)
-        return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %d are possible", n, PM_BATCH_MAX);
+    if (n < 1 || (uint32_t)n > s->max_out)
+        return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %u are possible", n, s->max_out);
     PM_TRY(wait_all(s));
     shape p = {.n = (uint32_t)n, .n_out = logits ? (uint32_t)n : 0, .logits = logits != NULL};
     PM_TRY(run_batch(s, batch, n, &p));
@@ -551,7 +564,7 @@ pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n,
 // ---- generation -------------------------------------------------------------------------------------------------------
 
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
-    PM_TRY(check_ids(s, seq, ids, n));
+    PM_TRY(pm_session_check(s, seq, ids, n));
     PM_TRY(check_sampler(sampler));
     shape last = {.n_out = 1, .sample = true};
     s->gen = (generation){.seq = seq};
@@ -623,6 +636,14 @@ uint32_t pm_session_ctx(const pm_session *s) {
 
 uint64_t pm_session_bytes(const pm_session *s) {
     return pm_slabs_bytes(s->slabs);
+}
+
+uint32_t pm_session_max_batch(const pm_session *s) {
+    return s->max_out;
+}
+
+const pm_model *pm_session_model(const pm_session *s) {
+    return s->model;
 }
 
 uint32_t pm_session_logits_stride(const pm_session *s) {
