@@ -73,5 +73,6 @@ extern const app_command app_run;
 extern const app_command app_devices;
 extern const app_command app_info;
 extern const app_command app_plan;
+extern const app_command app_perplexity;
 
 #endif

@@ -3,7 +3,9 @@
 #define PM_MODEL_H
 
 #include "backend/pumice.h"
+#include "backend/tokenizer.h"
 #include "host/ops.h"
+#include "loader/loader.h"
 
 typedef struct pm_layer {
     pm_tensor attn_norm;      // (1, dim)
@@ -125,6 +127,12 @@ void pm_cache_close(pm_cache *cache);
 pm_status pm_cache_reserve(pm_cache *cache, int seq, uint32_t n_positions);
 // Gives back the pages that n_positions do not need.
 void pm_cache_shrink(pm_cache *cache, int seq, uint32_t n_positions);
+
+// ---- session.c, for score.c --------------------------------------------------------------------------------------------------
+
+// Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
+pm_status pm_session_check(const pm_session *session, int seq, const int32_t *ids, size_t n);
+const pm_model *pm_session_model(const pm_session *session);
 
 // ---- rope.c ------------------------------------------------------------------------------------------------------------------
 

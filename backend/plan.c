@@ -59,20 +59,30 @@ pm_status pm_plan_check_weights(const pm_device *dev, const char *path, uint64_t
 
 // ---- sessions ---------------------------------------------------------------------------------------------------------
 
+// What was asked for, as far as a kernel can see its logits whole and the sequences have room for it.
+static uint32_t choose_batch(const pm_device *dev, const pm_config *c, const pm_session_sizes *s, uint32_t asked) {
+    uint64_t most = pm_device_get_info(dev)->max_binding / pm_activation_bytes(1, c->vocab_size);
+    uint64_t room = (uint64_t)s->ctx * s->n_seqs, batch = asked;
+    batch = batch < most ? batch : most;
+    batch = batch < room ? batch : room;
+    return batch > PM_BATCH_MAX ? (uint32_t)batch : PM_BATCH_MAX;
+}
+
 // What no device will ever have room for is refused before sizes are computed with it.
 static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const pm_session_options *options,
                                pm_session_sizes *sizes) {
     pm_session_options o = options ? *options : (pm_session_options){0};
     uint32_t ctx = o.ctx ? o.ctx : c->max_ctx && c->max_ctx < DEFAULT_CTX ? c->max_ctx : DEFAULT_CTX;
     uint32_t rows = o.max_chunk ? o.max_chunk : pm_device_chunk(dev);
-    rows = rows > ctx ? ctx : rows;
     *sizes = (pm_session_sizes){
         .ctx = ctx,
         .n_seqs = o.n_seqs ? o.n_seqs : 1,
-        .max_rows = rows < PM_BATCH_MAX ? PM_BATCH_MAX : rows,
-        .max_out = PM_BATCH_MAX,
+        .max_rows = rows > ctx ? ctx : rows,
         .kv_dtype = o.precision == PM_PRECISION_F32 ? PM_F32 : PM_F16,
     };
+    sizes->max_out = choose_batch(dev, c, sizes, o.max_batch);
+    if (sizes->max_rows < sizes->max_out)
+        sizes->max_rows = sizes->max_out;
     if (ctx > MOST_CTX)
         return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", ctx, MOST_CTX);
     if (sizes->n_seqs > MOST_SEQS)

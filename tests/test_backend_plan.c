@@ -55,6 +55,7 @@ static void compare(const char *path) {
         {.ctx = 33, .n_seqs = 3},
         {.ctx = 300, .max_chunk = 7},
         {.ctx = 4096, .n_seqs = 8, .max_chunk = 512},
+        {.ctx = 256, .n_seqs = 40, .max_batch = 50},
         {.ctx = 20000},
     };
     pm_model *model = model_at(path, false);
