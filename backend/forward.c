@@ -19,13 +19,15 @@ typedef struct state {
 // x += o(attend(rope(norm(q)), rope(norm(k)), v)) with q, k, v = qkv(norm(x))
 static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tensor next_gain) {
     const pm_config *c = s->c;
-    pm_op_norm_linear(s->cmd, s->qkv, &s->h, layer->qkv, c->qkv_bias ? &layer->qkv_bias : NULL);
+    for (int i = 0; i < layer->n_qkv; i++) // one, unless their types differ
+        pm_op_norm_linear(s->cmd, s->qkv, &s->h, layer->qkv[i], c->qkv_bias ? &layer->qkv_bias : NULL);
     pm_op_rope_store(s->cmd, &(pm_rope_store){
                                  .q = s->q,
                                  .qkv = s->qkv,
                                  .q_gain = c->qk_norm ? &layer->q_norm : NULL,
                                  .k_gain = c->qk_norm ? &layer->k_norm : NULL,
                                  .eps = c->norm_eps,
+                                 .interleaved = c->rope.interleaved,
                                  .angles = s->pass->angles,
                                  .rows = s->pass->rows,
                                  .kv = kv,

@@ -54,10 +54,30 @@ static pm_status load(loading *l, int layer, const char *const *names, pm_pack_o
 
 #define NAMES(...) ((const char *const[MAX_PARTS + 1]){__VA_ARGS__})
 
+// Those that follow one another and have one type become one matrix: files often spend more bits on V.
+static pm_status load_qkv(loading *l, int i, pm_layer *layer) {
+    const char *const *names = NAMES("attn_q.weight", "attn_k.weight", "attn_v.weight");
+    const pm_tensor_view *views[MAX_PARTS];
+    uint32_t row0 = 0;
+    int n = find_parts(l, i, names, views);
+    if (n == 0)
+        return PM_ERR_FILE;
+    for (int first = 0, end; first < n; first = end) {
+        const char *same[MAX_PARTS + 1] = {0};
+        for (end = first; end < n && views[end]->dtype == views[first]->dtype; end++)
+            same[end - first] = names[end];
+        pm_tensor *matrix = &layer->qkv[layer->n_qkv++];
+        PM_TRY(load(l, i, same, PM_PACK_STACKED, matrix));
+        matrix->row0 = row0;
+        row0 += matrix->rows;
+    }
+    return PM_OK;
+}
+
 static pm_status load_layer(loading *l, int i, pm_layer *layer) {
     const pm_config *c = &l->model->config;
     PM_TRY(load(l, i, NAMES("attn_norm.weight"), PM_PACK_STACKED, &layer->attn_norm));
-    PM_TRY(load(l, i, NAMES("attn_q.weight", "attn_k.weight", "attn_v.weight"), PM_PACK_STACKED, &layer->qkv));
+    PM_TRY(load_qkv(l, i, layer));
     if (c->qkv_bias)
         PM_TRY(load(l, i, NAMES("attn_q.bias", "attn_k.bias", "attn_v.bias"), PM_PACK_STACKED, &layer->qkv_bias));
     if (c->qk_norm) {

@@ -8,8 +8,9 @@
 #include "loader/loader.h"
 
 typedef struct pm_layer {
-    pm_tensor attn_norm;      // (1, dim)
-    pm_tensor qkv;            // (q_dim + 2 kv_dim, dim): Q, K, V stacked
+    pm_tensor attn_norm; // (1, dim)
+    pm_tensor qkv[3];    // (q_dim + 2 kv_dim, dim) in all: Q, K, V stacked, those of one type in one
+    int n_qkv;
     pm_tensor qkv_bias;       // (1, q_dim + 2 kv_dim), where config.qkv_bias
     pm_tensor q_norm, k_norm; // (1, head_dim), where config.qk_norm
     pm_tensor o;              // (dim, q_dim)

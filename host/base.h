@@ -64,16 +64,28 @@ bool pm_str_is(pm_str s, const char *text);
 
 // ---- data types -------------------------------------------------------------------------------------------------------
 
-// name, ggml's type number (gguf files), elements a block, bytes a block
-#define PM_DTYPES(X)           \
-    X(F32, "F32", 0, 1, 4)     \
-    X(F16, "F16", 1, 1, 2)     \
-    X(BF16, "BF16", 30, 1, 2)  \
-    X(Q8_0, "Q8_0", 8, 32, 34) \
-    X(Q4_0, "Q4_0", 2, 32, 18)
+// A type of weights as files have them: its name, the same in small letters, ggml's number for it (gguf files), elements a block,
+// bytes a block. Blocks are described where they are decoded: loader/dequant.c.
+#define PM_DTYPES(X)                \
+    X(F32, f32, 0, 1, 4)            \
+    X(F16, f16, 1, 1, 2)            \
+    X(BF16, bf16, 30, 1, 2)         \
+    X(Q8_0, q8_0, 8, 32, 34)        \
+    X(Q4_0, q4_0, 2, 32, 18)        \
+    X(Q4_1, q4_1, 3, 32, 20)        \
+    X(Q5_0, q5_0, 6, 32, 22)        \
+    X(Q5_1, q5_1, 7, 32, 24)        \
+    X(Q2_K, q2_k, 10, 256, 84)      \
+    X(Q3_K, q3_k, 11, 256, 110)     \
+    X(Q4_K, q4_k, 12, 256, 144)     \
+    X(Q5_K, q5_k, 13, 256, 176)     \
+    X(Q6_K, q6_k, 14, 256, 210)     \
+    X(IQ4_NL, iq4_nl, 20, 32, 18)   \
+    X(IQ4_XS, iq4_xs, 23, 256, 136) \
+    X(MXFP4, mxfp4, 39, 32, 17)
 
 typedef enum pm_dtype {
-#define X(id, name, ggml, elements, bytes) PM_##id,
+#define X(id, small, ggml, elements, bytes) PM_##id,
     PM_DTYPES(X)
 #undef X
         PM_DTYPE_COUNT

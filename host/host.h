@@ -63,6 +63,7 @@ typedef struct pm_tensor {
     uint32_t stride;     // elements from row to row: cols rounded up to PM_BLOCK
     pm_slice data;       // floats, halves, or the quants of packed weights
     pm_slice scales;     // the scale plane of packed weights
+    uint32_t row0;       // where its rows stand in a whole of several tensors: the output column of the first
 } pm_tensor;
 
 // Rows [row, row + rows) of an activation tensor.

@@ -22,16 +22,18 @@ typedef struct tiling {
 
 static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
     static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
-        [PM_F32] = PM_K_matvec_f32,   [PM_F16] = PM_K_matvec_f16,   [PM_BF16] = PM_K_matvec_bf16,
-        [PM_Q8_0] = PM_K_matvec_q8_0, [PM_Q4_0] = PM_K_matvec_q4_0,
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_matvec_##small,
+        PM_DTYPES(X)
+#undef X
     };
     return (tiling){kernels[dtype], s.workgroup, s.lanes, s.rows, s.workgroup / s.lanes * s.rows, s.max_cols, true};
 }
 
 static tiling matmul_tiling(pm_dtype dtype) {
     static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
-        [PM_F32] = PM_K_matmul_f32,   [PM_F16] = PM_K_matmul_f16,   [PM_BF16] = PM_K_matmul_bf16,
-        [PM_Q8_0] = PM_K_matmul_q8_0, [PM_Q4_0] = PM_K_matmul_q4_0,
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_matmul_##small,
+        PM_DTYPES(X)
+#undef X
     };
     return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, 0, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
 }
@@ -75,7 +77,7 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
         .n0 = n0,
         .n = n,
         .rows = rows,
-        .row0 = row,
+        .row0 = w->row0 + row,
         .blocks = w->stride / PM_BLOCK,
         .scale_stride = w->scales.buffer ? (uint32_t)(w->scales.size / w->rows / 4) : 0,
         .x_stride = op->x.stride,

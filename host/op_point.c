@@ -5,8 +5,9 @@
 
 static pm_kernel_id embed_kernel(pm_dtype dtype) {
     static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
-        [PM_F32] = PM_K_embed_f32,   [PM_F16] = PM_K_embed_f16,   [PM_BF16] = PM_K_embed_bf16,
-        [PM_Q8_0] = PM_K_embed_q8_0, [PM_Q4_0] = PM_K_embed_q4_0,
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_embed_##small,
+        PM_DTYPES(X)
+#undef X
     };
     return kernels[dtype];
 }
@@ -89,8 +90,8 @@ void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
     bool norm = op->q_gain != NULL;
     pm_dispatch d = {
         .kernel = kv->dtype == PM_F16 ? PM_K_rope_store_f16 : PM_K_rope_store_f32,
-        .spec = {kv->head_dim / 4, kv->head_dim, norm},
-        .n_spec = 3,
+        .spec = {kv->head_dim / 4, kv->head_dim, norm, op->interleaved},
+        .n_spec = 4,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->qkv.data, norm ? op->q_gain->data : op->qkv.data, norm ? op->k_gain->data : op->qkv.data, op->angles,

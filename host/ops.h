@@ -28,7 +28,7 @@ void pm_op_embed(pm_cmd *cmd, pm_hidden *h, pm_tensor table, pm_tensor gain, pm_
 // dst (m, dim) = rows `index` (m of uint) of src (n, dim): of normed and squares only.
 void pm_op_gather(pm_cmd *cmd, pm_hidden *dst, const pm_hidden *src, pm_slice index);
 
-// y (n, w.rows) = rmsnorm(h) * w^T (+ bias (1, w.rows), where its dtype's slice is set)
+// Columns [w.row0, w.row0 + w.rows) of y = rmsnorm(h) * w^T (+ those columns of bias (1, y.cols), which may be NULL)
 void pm_op_norm_linear(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_tensor *bias);
 
 // y (n, w.rows / 2) = silu(rmsnorm(h) * gate^T) * (rmsnorm(h) * up^T); w interleaves the rows of gate and up
@@ -51,11 +51,13 @@ uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):
 // per-head RMSNorm of q and k where gains (1, head_dim) are given, rotation of the pairs (j, j + head_dim / 2) by
-// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is.
+// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is. interleaved: the q and k heads of qkv come as 0, head_dim / 2,
+// 1, head_dim / 2 + 1, ...; they leave in order.
 typedef struct pm_rope_store {
     pm_tensor q, qkv;
     const pm_tensor *q_gain, *k_gain; // both or neither
     float eps;
+    bool interleaved;
     pm_slice angles;
     pm_slice rows;
     const pm_kv *kv;

@@ -1,12 +1,26 @@
-// File blocks -> device layout, and the way there. The layout, which shaders/weights.glsl reads: a row is ceil(cols / 32) blocks of
-// 32 columns, zero where the row ends before its last block, in two planes:
-//   data    F32 128 bytes a block, F16 and BF16 64, Q8_0 32 (signed bytes), Q4_0 16 (word w holds columns 8w .. 8w + 7, the lowest
-//           nibble first, each q - 8 as a signed nibble); always whole 16-byte words, so that a lane loads 128 bits at a time
-//   scales  Q8_0 and Q4_0: the blocks' scales as halves, a row padded to whole 32-bit words
+// File blocks -> device layout, and the way there. Quants and scales stay what the file has, bit for bit; only their order changes.
+// The layout, which shaders/weights.glsl reads: a row is ceil(cols / 32) blocks of 32 columns, zero where the row ends before its
+// last block, in two planes, each column's bits above those of the column before it:
+//   data    the low bits of all blocks of the row, then their high bits; both padded to whole 16-byte words
+//   scales  for each block (superblock of 256 columns where the type has those) its scales, then those of the superblocks' scales
+//           as halves; padded to whole 32-bit words
+// A block's bytes of low bits + high bits, and its scales:
+//   F32 128, F16 and BF16 64    none
+//   Q8_0 32, Q4_0 16            half; Q4_0's nibbles hold q - 8, signed
+//   Q5_0 16 + 4, IQ4_NL 16      half
+//   Q4_1 16, Q5_1 16 + 4        half scale, half minimum
+//   MXFP4 16                    a byte, the exponent
+//   IQ4_XS 16                   superblock: half, 8 x the scale's high 2 bits, 8 x its low 4 bits
+//   Q4_K 16, Q5_K 16 + 4        superblock: half scale of the scales, half of the minima, 8 x the low 4 bits of the scales and 8 x
+//                               of the minima, 8 x the high 2 bits of the scales and 8 x of the minima
+//   Q6_K 16 + 8                 superblock: 16 signed bytes, one for each half block; half
+//   Q3_K 8 + 4                  superblock: 16 x the low 4 bits, 16 x the high 2 bits; half
+//   Q2_K 8                      superblock: 16 bytes of scale and, above, minimum; half scale of the scales, half of the minima
 #include <math.h>
 #include <string.h>
 
 #include "host/host.h"
+#include "host/reference.h"
 #include "shaders/abi.h"
 
 enum { STAGING_BYTES = 16 << 20, N_STAGING = 2 };
@@ -35,81 +49,219 @@ typedef struct job {
     uint8_t *data, *scales;       // where row `first` goes
 } job;
 
-static bool has_scales(pm_dtype dtype) {
-    return dtype == PM_Q8_0 || dtype == PM_Q4_0;
+// ---- one block --------------------------------------------------------------------------------------------------------
+
+// Where a block of a file, or a superblock, goes.
+typedef struct target {
+    uint8_t *low, *high, *scales, *halves;
+} target;
+
+// out = the `n_bits` bits at `shift` of each of n bytes, side by side. What is written is never read: it may be a device's memory.
+static inline void gather(const uint8_t *restrict src, int n, int shift, int n_bits, uint8_t *restrict out) {
+    int each = 8 / n_bits, mask = (1 << n_bits) - 1;
+    for (int i = 0; i < n; i += each) {
+        int byte = 0;
+        for (int k = 0; k < each; k++)
+            byte |= (src[i + k] >> shift & mask) << (k * n_bits);
+        *out++ = (uint8_t)byte;
+    }
+}
+
+// ggml's 32 nibbles: 16 bytes whose low halves are columns 0..15 and high halves columns 16..31.
+static void pack_nibbles(const uint8_t *src, uint8_t *low) {
+    gather(src, 16, 0, 4, low);
+    gather(src, 16, 4, 4, low + 8);
+}
+
+static void pack_q8_0(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 2);
+    memcpy(to->low, src + 2, 32);
+}
+
+static void pack_q4_0(const uint8_t *src, const target *to) {
+    uint8_t quants[16];
+    memcpy(to->scales, src, 2);
+    for (int i = 0; i < 16; i++)
+        quants[i] = src[2 + i] ^ 0x88;
+    pack_nibbles(quants, to->low);
+}
+
+static void pack_q4_1(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 4);
+    pack_nibbles(src + 4, to->low);
+}
+
+static void pack_q5_0(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 2);
+    memcpy(to->high, src + 2, 4);
+    pack_nibbles(src + 6, to->low);
+}
+
+static void pack_q5_1(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 4);
+    memcpy(to->high, src + 4, 4);
+    pack_nibbles(src + 8, to->low);
+}
+
+static void pack_iq4_nl(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 2);
+    pack_nibbles(src + 2, to->low);
+}
+
+static void pack_mxfp4(const uint8_t *src, const target *to) {
+    to->scales[0] = src[0];
+    pack_nibbles(src + 1, to->low);
+}
+
+static void pack_iq4_xs(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 8);
+    for (int b = 0; b < 8; b++)
+        pack_nibbles(src + 8 + 16 * b, to->low + 16 * b);
+}
+
+// Two bits of each of 256 columns: those of four blocks share 32 bytes.
+static void pack_pairs(const uint8_t *src, uint8_t *out) {
+    for (int b = 0; b < 8; b++)
+        gather(src + b / 4 * 32, 32, b % 4 * 2, 2, out + 8 * b);
+}
+
+// A bit of each of 256 columns: those of all eight blocks share 32 bytes.
+static void pack_bits(const uint8_t *src, uint8_t *out) {
+    for (int b = 0; b < 8; b++)
+        gather(src, 32, b, 1, out + 4 * b);
+}
+
+// 12 bytes of 8 scales and 8 minima: four of each as 6 bits, then the low 4 bits of the others, whose high 2 stand above those of
+// the first four.
+static void pack_six_bits(const uint8_t *src, uint8_t *out) {
+    uint8_t scales[8], minima[8];
+    for (int i = 0; i < 4; i++) {
+        scales[i] = src[i] & 63;
+        minima[i] = src[4 + i] & 63;
+        scales[4 + i] = (uint8_t)((src[8 + i] & 15) | src[i] >> 6 << 4);
+        minima[4 + i] = (uint8_t)(src[8 + i] >> 4 | src[4 + i] >> 6 << 4);
+    }
+    gather(scales, 8, 0, 4, out);
+    gather(minima, 8, 0, 4, out + 4);
+    gather(scales, 8, 4, 2, out + 8);
+    gather(minima, 8, 4, 2, out + 10);
+}
+
+static void pack_q4_k(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 4);
+    pack_six_bits(src + 4, to->scales + 4);
+    for (int b = 0; b < 8; b++)
+        gather(src + 16 + b / 2 * 32, 32, b % 2 * 4, 4, to->low + 16 * b);
+}
+
+static void pack_q5_k(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 4);
+    pack_six_bits(src + 4, to->scales + 4);
+    pack_bits(src + 16, to->high);
+    for (int b = 0; b < 8; b++)
+        gather(src + 48 + b / 2 * 32, 32, b % 2 * 4, 4, to->low + 16 * b);
+}
+
+static void pack_q6_k(const uint8_t *src, const target *to) {
+    for (int b = 0; b < 8; b++)
+        gather(src + b / 4 * 64 + b % 2 * 32, 32, b / 2 % 2 * 4, 4, to->low + 16 * b);
+    pack_pairs(src + 128, to->high);
+    memcpy(to->scales, src + 192, 16);
+    memcpy(to->halves, src + 208, 2);
+}
+
+static void pack_q3_k(const uint8_t *src, const target *to) {
+    pack_bits(src, to->high);
+    pack_pairs(src + 32, to->low);
+    gather(src + 96, 8, 0, 4, to->scales);
+    gather(src + 96, 8, 4, 4, to->scales + 4);
+    for (int i = 0; i < 4; i++) // a byte has the high bits of scales i, i + 4, i + 8, i + 12
+        gather(src + 104, 4, 2 * i, 2, to->scales + 8 + i);
+    memcpy(to->halves, src + 108, 2);
+}
+
+static void pack_q2_k(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 16);
+    pack_pairs(src + 16, to->low);
+    memcpy(to->halves, src + 80, 4);
+}
+
+// ---- one row ----------------------------------------------------------------------------------------------------------
+
+// Bytes on the device: of 32 columns in the data plane, of a block of the file in the plane of the scales.
+typedef struct layout {
+    uint8_t low, high;
+    uint8_t scales, halves;
+    void (*pack)(const uint8_t *src, const target *to); // NULL: copied as it is
+} layout;
+
+static const layout *layout_of(pm_dtype dtype) {
+    static const layout layouts[PM_DTYPE_COUNT] = {
+        [PM_F32] = {128, 0, 0, 0, NULL},        [PM_F16] = {64, 0, 0, 0, NULL},           [PM_BF16] = {64, 0, 0, 0, NULL},
+        [PM_Q8_0] = {32, 0, 2, 0, pack_q8_0},   [PM_Q4_0] = {16, 0, 2, 0, pack_q4_0},     [PM_Q4_1] = {16, 0, 4, 0, pack_q4_1},
+        [PM_Q5_0] = {16, 4, 2, 0, pack_q5_0},   [PM_Q5_1] = {16, 4, 4, 0, pack_q5_1},     [PM_Q2_K] = {8, 0, 16, 4, pack_q2_k},
+        [PM_Q3_K] = {8, 4, 12, 2, pack_q3_k},   [PM_Q4_K] = {16, 0, 16, 0, pack_q4_k},    [PM_Q5_K] = {16, 4, 16, 0, pack_q5_k},
+        [PM_Q6_K] = {16, 8, 16, 2, pack_q6_k},  [PM_IQ4_NL] = {16, 0, 2, 0, pack_iq4_nl}, [PM_IQ4_XS] = {16, 0, 8, 0, pack_iq4_xs},
+        [PM_MXFP4] = {16, 0, 1, 0, pack_mxfp4},
+    };
+    return &layouts[dtype];
+}
+
+static uint32_t n_blocks(uint32_t cols) {
+    return (cols + PM_BLOCK - 1) / PM_BLOCK;
+}
+
+// Bytes of a row's low bits; its high bits stand behind them.
+static uint32_t low_row_bytes(pm_dtype dtype, uint32_t cols) {
+    return (uint32_t)pm_round_up((uint64_t)n_blocks(cols) * layout_of(dtype)->low, 16);
 }
 
 static uint32_t packed_row_bytes(pm_dtype dtype, uint32_t cols) {
-    static const uint32_t block_bytes[PM_DTYPE_COUNT] = {
-        [PM_F32] = 128, [PM_F16] = 64, [PM_BF16] = 64, [PM_Q8_0] = 32, [PM_Q4_0] = 16};
-    return (cols + PM_BLOCK - 1) / PM_BLOCK * block_bytes[dtype];
+    return low_row_bytes(dtype, cols) + (uint32_t)pm_round_up((uint64_t)n_blocks(cols) * layout_of(dtype)->high, 16);
 }
 
 static uint32_t scale_row_bytes(pm_dtype dtype, uint32_t cols) {
-    uint32_t blocks = (cols + PM_BLOCK - 1) / PM_BLOCK;
-    return has_scales(dtype) ? (blocks + 1) / 2 * 4 : 0;
+    const layout *l = layout_of(dtype);
+    uint32_t blocks = (uint32_t)pm_round_up(cols, PM_BLOCK) / pm_dtype_get(dtype)->block_elements;
+    return (uint32_t)pm_round_up((uint64_t)blocks * (l->scales + l->halves), 4);
 }
 
 uint64_t pm_packed_bytes(pm_dtype dtype, uint64_t rows, uint64_t cols) {
     return rows * ((uint64_t)packed_row_bytes(dtype, (uint32_t)cols) + scale_row_bytes(dtype, (uint32_t)cols));
 }
 
-// ---- one row ----------------------------------------------------------------------------------------------------------
-
-static uint16_t read_u16(const uint8_t *p) {
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-static void pack_q8_0(const uint8_t *src, uint32_t blocks, uint8_t *data, uint8_t *scales) {
-    for (uint32_t b = 0; b < blocks; b++, src += 34) {
-        memcpy(scales + 2 * b, src, 2);
-        memcpy(data + 32 * b, src + 2, 32);
+static void pack_blocks(pm_dtype dtype, const uint8_t *src, uint32_t cols, uint8_t *data, uint8_t *scales) {
+    const layout *l = layout_of(dtype);
+    const pm_dtype_info *info = pm_dtype_get(dtype);
+    uint32_t blocks = cols / info->block_elements, units = info->block_elements / PM_BLOCK; // of 32 columns in a block
+    target to = {data, data + low_row_bytes(dtype, cols), scales, scales + blocks * l->scales};
+    for (uint32_t b = 0; b < blocks; b++) {
+        l->pack(src + (size_t)b * info->block_bytes, &to);
+        to.low += units * l->low;
+        to.high += units * l->high;
+        to.scales += l->scales;
+        to.halves += l->halves;
     }
+    uint8_t *row_end = data + packed_row_bytes(dtype, cols), *scales_end = scales + scale_row_bytes(dtype, cols);
+    memset(to.high, 0, (size_t)(row_end - to.high));
+    memset(to.halves, 0, (size_t)(scales_end - to.halves));
 }
 
-// ggml's block: a half, then 16 bytes whose low nibbles are columns 0..15 and high nibbles columns 16..31, as q + 8.
-static void pack_q4_0(const uint8_t *src, uint32_t blocks, uint8_t *data, uint8_t *scales) {
-    for (uint32_t b = 0; b < blocks; b++, src += 18, data += 16) {
-        memcpy(scales + 2 * b, src, 2);
-        const uint8_t *q = src + 2;
-        for (int i = 0; i < 8; i++) {
-            data[i] = (uint8_t)(((q[2 * i] & 15) | (q[2 * i + 1] & 15) << 4) ^ 0x88);
-            data[8 + i] = (uint8_t)((q[2 * i] >> 4 | (q[2 * i + 1] & 0xf0)) ^ 0x88);
-        }
-    }
-}
-
-// The values of a file's row, for what must change its type.
-static float element(pm_dtype dtype, const uint8_t *row, uint32_t i) {
-    const uint8_t *block;
-    float f;
-    switch (dtype) {
-    case PM_F32:
-        memcpy(&f, row + (size_t)i * 4, 4);
-        return f;
-    case PM_F16:
-        return pm_f16_to_f32(read_u16(row + (size_t)i * 2));
-    case PM_BF16:
-        return pm_bf16_to_f32(read_u16(row + (size_t)i * 2));
-    case PM_Q8_0:
-        block = row + i / 32 * 34;
-        return pm_f16_to_f32(read_u16(block)) * (float)(int8_t)block[2 + i % 32];
-    case PM_Q4_0:
-        block = row + i / 32 * 18;
-        return pm_f16_to_f32(read_u16(block)) * (float)((block[2 + i % 16] >> (i % 32 / 16 * 4) & 15) - 8);
-    default:
-        return 0;
-    }
-}
-
+// A file's row as floats or halves: for what must change its type.
 static void convert_row(pm_dtype from, const uint8_t *src, pm_dtype to, uint32_t cols, uint8_t *data) {
-    for (uint32_t i = 0; i < cols; i++) {
-        float f = element(from, src, i);
-        uint16_t h = pm_f32_to_f16(f);
-        if (to == PM_F32)
-            memcpy(data + (size_t)i * 4, &f, 4);
-        else
-            memcpy(data + (size_t)i * 2, &h, 2);
+    enum { STEP = 256 }; // whole blocks of every type
+    float values[STEP];
+    const pm_dtype_info *info = pm_dtype_get(from);
+    for (uint32_t i = 0; i < cols; i += STEP) {
+        uint32_t n = cols - i < STEP ? cols - i : STEP;
+        pm_ref_decode(from, src + (size_t)(i / info->block_elements) * info->block_bytes, n, values);
+        for (uint32_t k = 0; k < n; k++) {
+            uint16_t h = pm_f32_to_f16(values[k]);
+            if (to == PM_F32)
+                memcpy(data + (size_t)(i + k) * 4, &values[k], 4);
+            else
+                memcpy(data + (size_t)(i + k) * 2, &h, 2);
+        }
     }
 }
 
@@ -129,21 +281,16 @@ static void pack_row(const job *j, uint32_t row, uint8_t *data, uint8_t *scales)
     }
     size_t file_row = file_row_bytes(part->dtype, j->cols);
     const uint8_t *src = (const uint8_t *)part->data + (size_t)row * file_row;
-    uint32_t blocks = j->cols / PM_BLOCK, used = part->dtype == j->dtype ? (uint32_t)file_row : j->data_row;
-
-    if (part->dtype != j->dtype) {
-        memset(data, 0, j->data_row);
-        convert_row(part->dtype, src, j->dtype, j->cols, data);
-    } else if (j->dtype == PM_Q8_0) {
-        pack_q8_0(src, blocks, data, scales);
-    } else if (j->dtype == PM_Q4_0) {
-        pack_q4_0(src, blocks, data, scales);
-    } else {
-        memcpy(data, src, used);
-        memset(data + used, 0, j->data_row - used);
+    if (layout_of(j->dtype)->pack) {
+        pack_blocks(j->dtype, src, j->cols, data, scales);
+        return;
     }
-    if (j->scale_row > blocks * 2)
-        memset(scales + blocks * 2, 0, j->scale_row - blocks * 2);
+    size_t used = (size_t)j->cols * pm_dtype_get(j->dtype)->block_bytes;
+    memset(data + used, 0, j->data_row - used);
+    if (part->dtype == j->dtype)
+        memcpy(data, src, used);
+    else
+        convert_row(part->dtype, src, j->dtype, j->cols, data);
 }
 
 // ---- many rows --------------------------------------------------------------------------------------------------------
@@ -173,7 +320,7 @@ static pm_slice part_of(pm_slice slice, uint64_t offset, uint64_t size) {
 // Rows go through the two staging buffers in turn: one is packed while the other is copied.
 static pm_status stream_rows(pm_packer *packer, job *j, pm_slice data, pm_slice scales) {
     uint32_t row_bytes = j->data_row + j->scale_row;
-    uint32_t step = STAGING_BYTES / row_bytes / 4 * 4; // 4 rows: both planes stay multiples of 16 bytes
+    uint32_t step = STAGING_BYTES / row_bytes / 4 * 4; // 4 rows of scales are whole 16-byte words, as each row of data is
     if (step == 0)
         return pm_fail(PM_ERR_UNSUPPORTED, "a weight row of %u bytes does not fit the staging buffer", row_bytes);
     for (uint32_t first = 0; first < j->rows; first += step) {
@@ -209,13 +356,16 @@ static pm_status upload(pm_packer *packer, job *j, pm_tensor *out) {
 // ---- types ------------------------------------------------------------------------------------------------------------
 
 static bool fits_f16(const pm_pack_part *part, uint32_t cols) {
-    if (part->dtype != PM_F32 && part->dtype != PM_BF16)
-        return true;
-    size_t file_row = file_row_bytes(part->dtype, cols);
-    for (uint32_t r = 0; r < part->rows; r++)
-        for (uint32_t c = 0; c < cols; c++)
-            if (!(fabsf(element(part->dtype, (const uint8_t *)part->data + r * file_row, c)) <= 65504.0f))
+    const pm_dtype_info *info = pm_dtype_get(part->dtype);
+    uint64_t n_values = (uint64_t)part->rows * cols;
+    for (uint64_t i = 0; i < n_values; i += info->block_elements) {
+        float values[256];
+        pm_ref_decode(part->dtype, (const uint8_t *)part->data + i / info->block_elements * info->block_bytes, info->block_elements,
+                      values);
+        for (uint32_t k = 0; k < info->block_elements; k++)
+            if (!(fabsf(values[k]) <= 65504.0f))
                 return false;
+    }
     return true;
 }
 
@@ -257,9 +407,8 @@ pm_status pm_pack_vector(pm_packer *packer, const pm_pack_part *parts, int n_par
     if (!values)
         return pm_fail(PM_ERR_MEMORY, "no memory for a vector of %u values", n);
     float *to = values;
-    for (int i = 0; i < n_parts; i++)
-        for (uint32_t k = 0; k < parts[i].rows; k++)
-            *to++ = element(parts[i].dtype, parts[i].data, k);
+    for (int i = 0; i < n_parts; to += parts[i++].rows)
+        pm_ref_decode(parts[i].dtype, parts[i].data, parts[i].rows, to);
     pm_pack_part row = {values, PM_F32, 1};
     pm_status status = pm_pack_matrix(packer, &row, 1, n, PM_PACK_STACKED, out);
     pm_free(values);

@@ -218,8 +218,10 @@ static pm_status take_dtype(cursor *c, const char *name, pm_dtype *dtype) {
         if (pm_dtype_get(*dtype)->ggml == number)
             return PM_OK;
     }
-    return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has type %s (%llu); supported are F32, F16, BF16, Q8_0, Q4_0", c->path, name,
+#define X(id, small, ggml, elements, bytes) " " #id
+    return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has type %s (%llu); supported are" PM_DTYPES(X), c->path, name,
                    foreign_type(number), (unsigned long long)number);
+#undef X
 }
 
 // gguf writes the fastest dimension first, we the slowest.
@@ -344,8 +346,7 @@ pm_status pm_gguf_read(pm_file *file, const pm_shard *shard, pm_gguf *gguf) {
     return take_rows(file, &c, gguf, n_tensors);
 }
 
-// ---- split files
-// ------------------------------------------------------------------------------------------------------------------
+// ---- split files -----------------------------------------------------------------------------------------------------
 
 // "PREFIX-00002-of-00003.gguf": the length of PREFIX; 0 when the name does not end so.
 static size_t split_prefix(const char *path, uint32_t count) {

@@ -34,9 +34,9 @@ void main() {
     float sum = 0;
     for (uint block = lane; block < a.blocks; block += WORKGROUP) {
         packed_block p = weights_load(row, block, a.blocks);
-        float scale = weights_scale(row, block, a.scale_stride);
+        affine f = weights_affine(row, block, a.blocks, a.scale_stride);
         PM_UNROLL for (uint j = 0; j < PM_BLOCK / 4; j++) {
-            vec4 v = weights_unpack(p, j) * scale;
+            vec4 v = weights_scaled(weights_unpack(p, j), f, j / (PM_BLOCK / 8));
             uint at = block * (PM_BLOCK / 4) + j;
             x[n * (a.x_stride / 4) + at] = v;
             normed[n * (a.x_stride / 4) + at] = v * gain[at];

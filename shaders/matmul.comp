@@ -26,11 +26,11 @@ void load_w(uint row0, uint block) {
     uint row = gl_LocalInvocationID.x % TILE_ROWS, first = gl_LocalInvocationID.x / TILE_ROWS * (PM_BLOCK / 8);
     uint safe_row = min(row0 + row, a.rows - 1);
     packed_block p = weights_load(safe_row, block, a.blocks);
-    float scale = weights_scale(safe_row, block, a.scale_stride);
+    affine f = weights_affine(safe_row, block, a.blocks, a.scale_stride);
     PM_UNROLL for (uint j = 0; j < PM_BLOCK / 4; j++) {
         if (j / (PM_BLOCK / 8) * (PM_BLOCK / 8) != first)
             continue;
-        vec4 w = weights_unpack(p, j) * scale;
+        vec4 w = weights_scaled(weights_unpack(p, j), f, j / (PM_BLOCK / 8));
         PM_UNROLL for (uint i = 0; i < 4; i++) tile_w[(4 * j + i) * TILE_ROWS + row] = w[i];
     }
 }

@@ -31,29 +31,42 @@ vec4 load_x(uint col, uint block, uint j) {
     return x[min(col, a.n - 1) * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
 }
 
-// One column: the scale is applied once a block, to the block's sum. More: to each weight, which serves all columns.
-const bool SCALE_SUMS = W_SCALED != 0 && COLS == 1;
-const bool SCALE_WEIGHTS = W_SCALED != 0 && COLS > 1;
+// One column: scale and minus are applied to the sums of a part of a block (the half of it where halves have scales of their own, else
+// the whole). More: to each weight, which serves all columns.
+const bool SCALE_SUMS = W_SCALES != 0 && COLS == 1;
+const bool SCALE_WEIGHTS = W_SCALES != 0 && COLS > 1;
+const uint PARTS = W_SCALES == 2 ? 2 : 1;
+const uint PART = PM_BLOCK / PARTS;
+
+// sums[r] += sum of (quant * scale - minus) * x over a part of a block
+void add_scaled(uint r, affine f, uint part, float dot_x, float sum_x) {
+    sums[r] = fma(either(f.scale, part), dot_x, sums[r]);
+    if (W_MINUS != 0)
+        sums[r] = fma(-either(f.minus, part), sum_x, sums[r]);
+}
 
 // Adds a block of ROWS rows times COLS columns: every word of the block is loaded before it is used, 16 bytes at a time.
 void add_block_wide(uint row, uint col, uint block) {
     packed_block p[ROWS];
-    float scale[ROWS], dots[ROWS];
+    affine f[ROWS];
     PM_UNROLL for (uint r = 0; r < ROWS; r++) {
         uint safe_row = min(row + r, a.rows - 1);
         p[r] = weights_load(safe_row, block, a.blocks);
-        scale[r] = weights_scale(safe_row, block, a.scale_stride);
-        dots[r] = 0;
+        f[r] = weights_affine(safe_row, block, a.blocks, a.scale_stride);
     }
+    float dots[ROWS], sum_x = 0;
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) dots[r] = 0;
     PM_UNROLL for (uint j = 0; j < PM_BLOCK / 4; j++) {
         vec4 w[ROWS];
         PM_UNROLL for (uint r = 0; r < ROWS; r++) {
             w[r] = weights_unpack(p[r], j);
             if (SCALE_WEIGHTS)
-                w[r] *= scale[r];
+                w[r] = weights_scaled(w[r], f[r], j * 4 / PART);
         }
         PM_UNROLL for (uint c = 0; c < COLS; c++) {
             vec4 v = load_x(col + c, block, j);
+            if (SCALE_SUMS && W_MINUS != 0)
+                sum_x += v.x + v.y + v.z + v.w;
             PM_UNROLL for (uint r = 0; r < ROWS; r++) {
                 if (SCALE_SUMS)
                     dots[r] = fma4(w[r], v, dots[r]);
@@ -61,40 +74,48 @@ void add_block_wide(uint row, uint col, uint block) {
                     sums[r * COLS + c] = fma4(w[r], v, sums[r * COLS + c]);
             }
         }
+        if (SCALE_SUMS && (j + 1) * 4 % PART == 0) { // a part is complete
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                add_scaled(r, f[r], j * 4 / PART, dots[r], sum_x);
+                dots[r] = 0;
+            }
+            sum_x = 0;
+        }
     }
-    if (SCALE_SUMS)
-        PM_UNROLL for (uint r = 0; r < ROWS; r++) sums[r] = fma(scale[r], dots[r], sums[r]);
 }
 
-// The same with 8 columns of the block at a time, in a loop that stays one: a software driver compiles 4 times less code (with
+// The same with 8 columns of the block at a time, in loops that stay such: a software driver compiles 4 times less code (with
 // 8 rows and 8 columns unrolled, LLVM 15 took ten seconds a kernel), and gains nothing from wide loads.
 void add_block_small(uint row, uint col, uint block) {
-    float scale[ROWS], dots[ROWS];
-    PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-        scale[r] = weights_scale(min(row + r, a.rows - 1), block, a.scale_stride);
-        dots[r] = 0;
-    }
-    [[dont_unroll]] for (uint i = 0; i < PM_BLOCK / 8; i++) {
-        vec4 lo[ROWS], hi[ROWS];
-        PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-            weights_eight(min(row + r, a.rows - 1), block, a.blocks, i, lo[r], hi[r]);
-            if (SCALE_WEIGHTS) {
-                lo[r] *= scale[r];
-                hi[r] *= scale[r];
-            }
-        }
-        PM_UNROLL for (uint c = 0; c < COLS; c++) {
-            vec4 v0 = load_x(col + c, block, 2 * i), v1 = load_x(col + c, block, 2 * i + 1);
+    affine f[ROWS];
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) f[r] = weights_affine(min(row + r, a.rows - 1), block, a.blocks, a.scale_stride);
+    [[dont_unroll]] for (uint part = 0; part < PARTS; part++) {
+        float dots[ROWS], sum_x = 0;
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) dots[r] = 0;
+        [[dont_unroll]] for (uint i = part * (PART / 8); i < (part + 1) * (PART / 8); i++) {
+            vec4 lo[ROWS], hi[ROWS];
             PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-                if (SCALE_SUMS)
-                    dots[r] = fma4(hi[r], v1, fma4(lo[r], v0, dots[r]));
-                else
-                    sums[r * COLS + c] = fma4(hi[r], v1, fma4(lo[r], v0, sums[r * COLS + c]));
+                weights_eight(min(row + r, a.rows - 1), block, a.blocks, i, lo[r], hi[r]);
+                if (SCALE_WEIGHTS) {
+                    lo[r] = weights_scaled(lo[r], f[r], part);
+                    hi[r] = weights_scaled(hi[r], f[r], part);
+                }
+            }
+            PM_UNROLL for (uint c = 0; c < COLS; c++) {
+                vec4 v0 = load_x(col + c, block, 2 * i), v1 = load_x(col + c, block, 2 * i + 1), both = v0 + v1;
+                if (SCALE_SUMS && W_MINUS != 0)
+                    sum_x += both.x + both.y + both.z + both.w;
+                PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                    if (SCALE_SUMS)
+                        dots[r] = fma4(hi[r], v1, fma4(lo[r], v0, dots[r]));
+                    else
+                        sums[r * COLS + c] = fma4(hi[r], v1, fma4(lo[r], v0, sums[r * COLS + c]));
+                }
             }
         }
+        if (SCALE_SUMS)
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) add_scaled(r, f[r], part, dots[r], sum_x);
     }
-    if (SCALE_SUMS)
-        PM_UNROLL for (uint r = 0; r < ROWS; r++) sums[r] = fma(scale[r], dots[r], sums[r]);
 }
 
 // The sum number i over the lanes that share the work of this one.

@@ -168,25 +168,54 @@ static inline void check_put_u16(uint8_t *p, uint16_t v) {
     p[1] = (uint8_t)(v >> 8);
 }
 
+// Every type of weights.
+static const pm_dtype check_dtypes[] = {
+#define X(id, small, ggml, elements, bytes) PM_##id,
+    PM_DTYPES(X)
+#undef X
+};
+
+// `cols` columns, or a few more so that they are whole blocks.
+static inline uint32_t check_cols(pm_dtype dtype, uint32_t cols) {
+    return (uint32_t)pm_round_up(cols, pm_dtype_get(dtype)->block_elements);
+}
+
+// Where a block has halves that make its values large or small: the scale, by which numbers up to `greatest` are multiplied, and,
+// where min_greatest is not 0, that of the minima.
+typedef struct check_block {
+    uint32_t scale_at, min_at;
+    float greatest, min_greatest;
+} check_block;
+
+static inline check_block check_block_of(pm_dtype dtype) {
+    static const check_block blocks[PM_DTYPE_COUNT] = {
+        [PM_Q8_0] = {0, 0, 127, 0},   [PM_Q4_0] = {0, 0, 8, 0},      [PM_Q4_1] = {0, 2, 15, 1},    [PM_Q5_0] = {0, 0, 16, 0},
+        [PM_Q5_1] = {0, 2, 31, 1},    [PM_Q2_K] = {80, 82, 45, 15},  [PM_Q3_K] = {108, 0, 128, 0}, [PM_Q4_K] = {0, 2, 945, 63},
+        [PM_Q5_K] = {0, 2, 1953, 63}, [PM_Q6_K] = {208, 0, 4096, 0}, [PM_IQ4_NL] = {0, 0, 127, 0}, [PM_IQ4_XS] = {0, 0, 4064, 0},
+    };
+    return blocks[dtype];
+}
+
 // One random block whose values are about as large as `scale`: all bits of the quants are used, and scales of both signs and 0.
 static inline void check_random_block(pm_dtype dtype, float scale, uint8_t *block) {
     float f = scale * check_normal();
-    uint32_t greatest = dtype == PM_Q8_0 ? 127 : 8;
-    switch (dtype) {
-    case PM_F32:
+    check_block b = check_block_of(dtype);
+    if (dtype == PM_F32) {
         memcpy(block, &f, sizeof(f)); // this machine's order is the file's: tests run on little-endian machines only
         return;
-    case PM_F16:
-        check_put_u16(block, pm_f32_to_f16(f));
-        return;
-    case PM_BF16:
-        check_put_u16(block, pm_f32_to_bf16(f));
-        return;
-    default:
-        check_put_u16(block, pm_f32_to_f16(check_below(16) ? f * 2 / (float)greatest : 0));
-        for (uint32_t i = 2; i < pm_dtype_get(dtype)->block_bytes; i++)
-            block[i] = (uint8_t)check_random();
     }
+    if (dtype == PM_F16 || dtype == PM_BF16) {
+        check_put_u16(block, dtype == PM_F16 ? pm_f32_to_f16(f) : pm_f32_to_bf16(f));
+        return;
+    }
+    for (uint32_t i = 0; i < pm_dtype_get(dtype)->block_bytes; i++)
+        block[i] = (uint8_t)check_random();
+    if (dtype == PM_MXFP4) // its quants reach 6
+        block[0] = (uint8_t)(127 - 2 + ilogbf(scale) - (int)check_below(3));
+    else
+        check_put_u16(block + b.scale_at, pm_f32_to_f16(check_below(16) ? f * 2 / b.greatest : 0));
+    if (b.min_greatest > 0)
+        check_put_u16(block + b.min_at, pm_f32_to_f16(check_below(16) ? scale * check_normal() / b.min_greatest : 0));
 }
 
 static inline uint64_t check_matrix_bytes(pm_dtype dtype, uint64_t values) {

@@ -28,7 +28,8 @@ def quants(shared):
     blocks = open(shared + "/golden/quants.bin", "rb").read()
     floats = open(shared + "/golden/quants.f32", "rb").read()
     out = b""
-    for name in ("F16", "BF16", "Q8_0", "Q4_0"):
+    for name in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+                 "MXFP4"):
         e = table[name]
         out += blocks[e["offset"]:][:e["blocks"] * e["bytes"]]
         out += floats[e["expected_offset"]:][:4 * e["blocks"] * e["block"]]

@@ -7,8 +7,6 @@
 
 #include "check.h"
 
-static const pm_dtype dtypes[] = {PM_F32, PM_F16, PM_BF16, PM_Q8_0, PM_Q4_0};
-
 typedef struct embed_case {
     pm_dtype dtype;
     uint32_t vocab, dim, n;
@@ -26,30 +24,34 @@ static struct pm_row *tokens(uint32_t n, uint32_t vocab) {
     return rows;
 }
 
-static void run_case(const embed_case *c) {
-    check_begin();
-    check_case("embed, %s (%u, %u), n %u", pm_dtype_get(c->dtype)->name, c->vocab, c->dim, c->n);
-    check_matrix m = check_weights(c->dtype, c->vocab, c->dim, 1);
-    float *gain_values = check_normals(c->dim, 1);
-    pm_tensor table = check_pack_one(&m), gain = check_pack_vector(gain_values, c->dim);
-    struct pm_row *rows = tokens(c->n, c->vocab);
-    pm_slice rows_slice = check_in(rows, c->n * 4);
-    pm_hidden h = {.x = check_out_tensor(c->n, c->dim, c->dim, NULL),
-                   .normed = check_out_tensor(c->n, c->dim, c->dim, NULL),
-                   .squares = check_out_tensor(c->n, c->dim, 1, NULL)};
+static void embed(const check_matrix *m, const struct pm_row *rows, uint32_t n) {
+    uint32_t dim = m->cols;
+    float *gain_values = check_normals(dim, 1);
+    pm_tensor table = check_pack_one(m), gain = check_pack_vector(gain_values, dim);
+    pm_slice rows_slice = check_in(rows, n * 4);
+    pm_hidden h = {.x = check_out_tensor(n, dim, dim, NULL),
+                   .normed = check_out_tensor(n, dim, dim, NULL),
+                   .squares = check_out_tensor(n, dim, 1, NULL)};
 
     check_record();
     pm_op_embed(check_cmd, &h, table, gain, rows_slice);
     check_run();
 
-    size_t count = (size_t)c->n * c->dim;
-    double *x = check_doubles(count), *normed = check_doubles(count), *squares = check_doubles(c->n);
-    pm_ref_embed(m.values, gain_values, rows, c->n, c->dim, x, normed, squares);
+    size_t count = (size_t)n * dim;
+    double *x = check_doubles(count), *normed = check_doubles(count), *squares = check_doubles(n);
+    pm_ref_embed(m->values, gain_values, rows, n, dim, x, normed, squares);
     assert_int_equal(h.n_parts, 1);
     check_same("x", h.x, x);
     check_near("normed", h.normed, normed, NULL, 1);
     h.squares.cols = 1;
-    check_near("squares", h.squares, squares, NULL, c->dim);
+    check_near("squares", h.squares, squares, NULL, dim);
+}
+
+static void run_case(const embed_case *c) {
+    check_begin();
+    check_case("embed, %s (%u, %u), n %u", pm_dtype_get(c->dtype)->name, c->vocab, c->dim, c->n);
+    check_matrix m = check_weights(c->dtype, c->vocab, c->dim, 1);
+    embed(&m, tokens(c->n, c->vocab), c->n);
 }
 
 static void every_type(void **state) {
@@ -58,22 +60,48 @@ static void every_type(void **state) {
         {.vocab = 1280, .dim = 288, .n = 9}, {.vocab = 1280, .dim = 1024, .n = 64}, {.vocab = 40, .dim = 2560, .n = 2},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(dtypes); d++)
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             embed_case c = cases[i];
-            c.dtype = dtypes[d];
-            if (c.dim % pm_dtype_get(c.dtype)->block_elements == 0)
-                run_case(&c);
+            c.dtype = check_dtypes[d];
+            c.dim = check_cols(c.dtype, c.dim);
+            run_case(&c);
         }
+}
+
+// What ggml decodes its own blocks to (data/quants.bin: for each type but F32, in the order of PM_DTYPES, its blocks, then the
+// floats), as a table of four rows: on the device, and in the reference that all other tests hold the kernels against.
+static void as_ggml_decodes(void **state) {
+    enum { ROWS = 4, DIM = 256, N = ROWS * DIM };
+    (void)state;
+    char *data;
+    size_t size, at = 0;
+    check_must(pm_file_read(PM_TEST_DATA "/quants.bin", 1 << 20, &data, &size));
+    for (int d = PM_F16; d < PM_DTYPE_COUNT; d++) {
+        check_begin();
+        check_case("ggml's %s", pm_dtype_get((pm_dtype)d)->name);
+        check_matrix m = {(pm_dtype)d, ROWS, DIM, (uint8_t *)data + at, check_alloc(N, sizeof(float))};
+        size_t packed = check_matrix_bytes(m.dtype, N);
+        assert_true(at + packed + N * sizeof(float) <= size);
+        memcpy(m.values, data + at + packed, N * sizeof(float));
+        at += packed + N * sizeof(float);
+        float decoded[N];
+        pm_ref_decode(m.dtype, m.blocks, N, decoded);
+        assert_memory_equal(decoded, m.values, sizeof(decoded));
+        embed(&m, (struct pm_row[ROWS]){{.token = 0}, {.token = 3}, {.token = 2}, {.token = 1}}, ROWS);
+    }
+    assert_int_equal(at, size);
+    pm_free(data);
 }
 
 enum { BINDING = 128 << 10 }; // bytes bound at once, of the group below
 
 static void in_parts(void **state) {
-    static const uint32_t dims[PM_DTYPE_COUNT] = {[PM_F32] = 64, [PM_F16] = 100, [PM_BF16] = 96, [PM_Q8_0] = 160, [PM_Q4_0] = 288};
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(dtypes); d++) {
-        run_case(&(embed_case){dtypes[d], 1803, dims[dtypes[d]], 40});
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
+        pm_dtype dtype = check_dtypes[d];
+        uint32_t dim = check_cols(dtype, dtype == PM_F32 ? 64 : dtype < PM_Q8_0 ? 100 : dtype == PM_Q8_0 ? 160 : 288);
+        run_case(&(embed_case){dtype, 1803, dim, 40});
         assert_in_range(pm_cmd_n_dispatches(check_cmd), 2, 8);
     }
 }
@@ -112,7 +140,7 @@ static int close_parts(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest whole[] = {cmocka_unit_test(every_type)};
+    const struct CMUnitTest whole[] = {cmocka_unit_test(as_ggml_decodes), cmocka_unit_test(every_type)};
     const struct CMUnitTest parts[] = {cmocka_unit_test(in_parts), cmocka_unit_test(rows_too_long)};
     int failed = cmocka_run_group_tests_name("embed", whole, open_default, check_close);
     failed += cmocka_run_group_tests_name("embed in parts", parts, open_parts, close_parts);

@@ -21,6 +21,8 @@ typedef struct linear_case {
 
 // ---- one case ---------------------------------------------------------------------------------------------------------
 
+static uint64_t weight_bytes; // of the last case's data plane
+
 // The weights of a case: Q, K and V stacked, gate and up interleaved, or one matrix; the floats in the order of the device's rows.
 typedef struct weights {
     pm_tensor packed;
@@ -66,6 +68,7 @@ static pm_hidden normed_input(uint32_t n, uint32_t dim, const float *normed, con
 static void run_norm(const linear_case *c) {
     float scale = 1 / sqrtf((float)c->cols);
     weights w = c->form == GLU ? interleaved(c, scale) : stacked(c, scale);
+    weight_bytes = w.packed.data.size;
     uint32_t n_parts = 1 + check_below(7), y_cols = c->form == GLU ? c->rows / 2 : c->rows;
     float *normed = check_normals((size_t)c->n * c->cols, 3);
     float *squares = check_uniforms((size_t)c->n * n_parts, 0, 18 * (float)c->cols / (float)n_parts);
@@ -119,6 +122,7 @@ static void check_hidden(const linear_case *c, const pm_hidden *h, const float *
 static void run_add(const linear_case *c) {
     check_matrix m = check_weights(c->dtype, c->rows, c->cols, 1 / sqrtf((float)c->cols));
     pm_tensor w = check_pack_one(&m);
+    weight_bytes = w.data.size;
     float *src_values = check_normals((size_t)c->n * c->cols, 1), *x = check_normals((size_t)c->n * c->rows, 1);
     float *gain_values = check_uniforms(c->rows, -0.5f, 1.5f);
     pm_tensor gain = check_pack_vector(gain_values, c->rows), src = check_in_tensor(c->n, c->cols, src_values);
@@ -141,22 +145,19 @@ static void run_add(const linear_case *c) {
     check_hidden(c, &h, gain_values, want, size);
 }
 
-static void run_case(const linear_case *c) {
+// The columns are rounded up to whole blocks.
+static void run_case(const linear_case *asked) {
+    linear_case c = *asked;
+    c.cols = check_cols(c.dtype, c.cols);
     check_begin();
-    check_case("%s, %s (%u, %u), n %u", form_names[c->form], pm_dtype_get(c->dtype)->name, c->rows, c->cols, c->n);
-    if (c->form == ADD)
-        run_add(c);
+    check_case("%s, %s (%u, %u), n %u", form_names[c.form], pm_dtype_get(c.dtype)->name, c.rows, c.cols, c.n);
+    if (c.form == ADD)
+        run_add(&c);
     else
-        run_norm(c);
+        run_norm(&c);
 }
 
 // ---- cases ------------------------------------------------------------------------------------------------------------
-
-static bool whole_blocks(pm_dtype dtype, uint32_t cols) {
-    return cols % pm_dtype_get(dtype)->block_elements == 0;
-}
-
-static const pm_dtype dtypes[] = {PM_F32, PM_F16, PM_BF16, PM_Q8_0, PM_Q4_0};
 
 // A row of x and every type: rows that fill no group, columns that fill no pair of blocks or no block.
 static void every_type(void **state) {
@@ -167,12 +168,11 @@ static void every_type(void **state) {
         {.form = NORM, .rows = 3, .cols = 33, .n = 1},   {.form = ADD, .rows = 1280, .cols = 1024, .n = 1},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(dtypes); d++)
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             linear_case c = cases[i];
-            c.dtype = dtypes[d];
-            if (whole_blocks(c.dtype, c.cols))
-                run_case(&c);
+            c.dtype = check_dtypes[d];
+            run_case(&c);
         }
 }
 
@@ -196,25 +196,25 @@ static void every_type_in_tiles(void **state) {
     static const uint32_t rows[] = {PM_TILE_ROWS, PM_TILE_ROWS - 2, PM_TILE_ROWS + 2, 2, 1280};
     static const uint32_t counts[] = {PM_TILE_COLS, PM_TILE_COLS - 1, PM_TILE_COLS + 1, 2, 2 * PM_TILE_COLS + 1};
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(dtypes); d++)
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
         for (int f = NORM; f <= ADD; f++) {
-            uint32_t i = (uint32_t)(d + (size_t)f) % CHECK_COUNT(rows), cols = dtypes[d] < PM_Q8_0 ? 100 : 160;
+            uint32_t i = (uint32_t)(d + (size_t)f) % CHECK_COUNT(rows), cols = check_dtypes[d] < PM_Q8_0 ? 100 : 160;
             uint32_t odd = f != GLU;
-            run_case(&(linear_case){.form = (form)f, .dtype = dtypes[d], .rows = rows[i], .cols = 32, .n = counts[i]});
-            run_case(&(linear_case){.form = (form)f, .dtype = dtypes[d], .rows = 330 + odd, .cols = cols, .n = 9});
-            run_case(&(linear_case){.form = (form)f, .dtype = dtypes[d], .rows = 66 + odd, .cols = 1024, .n = 33});
+            run_case(&(linear_case){.form = (form)f, .dtype = check_dtypes[d], .rows = rows[i], .cols = 32, .n = counts[i]});
+            run_case(&(linear_case){.form = (form)f, .dtype = check_dtypes[d], .rows = 330 + odd, .cols = cols, .n = 9});
+            run_case(&(linear_case){.form = (form)f, .dtype = check_dtypes[d], .rows = 66 + odd, .cols = 1024, .n = 33});
         }
 }
 
 // Another way to lay the product over the device, two columns a dispatch: every type with two of the epilogues.
 static void every_type_shaped(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(dtypes); d++) {
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
         form first = (form)(d % 4), second = (form)((d + 2) % 4);
-        run_case(&(linear_case){.form = first, .dtype = dtypes[d], .rows = 330, .cols = 288, .n = 1});
-        run_case(&(linear_case){.form = first, .dtype = dtypes[d], .rows = 2, .cols = 32, .n = 1});
-        run_case(&(linear_case){.form = second, .dtype = dtypes[d], .rows = 134, .cols = 96, .n = 2});
-        run_case(&(linear_case){.form = second, .dtype = dtypes[d], .rows = 6, .cols = 2560, .n = 5});
+        run_case(&(linear_case){.form = first, .dtype = check_dtypes[d], .rows = 330, .cols = 288, .n = 1});
+        run_case(&(linear_case){.form = first, .dtype = check_dtypes[d], .rows = 2, .cols = 32, .n = 1});
+        run_case(&(linear_case){.form = second, .dtype = check_dtypes[d], .rows = 134, .cols = 96, .n = 2});
+        run_case(&(linear_case){.form = second, .dtype = check_dtypes[d], .rows = 6, .cols = 2560, .n = 5});
     }
 }
 
@@ -258,6 +258,43 @@ static void add_then_norm(void **state) {
         &(pm_ref_linear_args){
             .n = N, .rows = ROWS, .cols = DIM, .x = x, .w = next.values, .squares = squares, .n_parts = 1, .eps = h.eps},
         want, size);
+    check_near("y", y, want, size, DIM);
+}
+
+// A matrix of several tensors, each with a type and a dispatch of its own: their columns of one y, their part of one bias.
+static void several_tensors(void **state) {
+    enum { N = 3, DIM = 256, ROWS = 199 };
+    static const pm_dtype types[] = {PM_Q4_K, PM_F16, PM_Q6_K};
+    static const uint32_t rows[] = {130, 4, 65};
+    (void)state;
+    check_begin();
+    check_case("norm_linear with bias, of three tensors");
+    float *normed = check_normals(N * DIM, 1), *squares = check_uniforms(N, 1, DIM), *bias_values = check_normals(ROWS, 1);
+    float *values = check_alloc(ROWS * DIM, sizeof(float));
+    pm_hidden h = normed_input(N, DIM, normed, squares, 1);
+    pm_tensor y = check_out_tensor(N, ROWS, ROWS, NULL), bias = check_pack_vector(bias_values, ROWS), w[3];
+    uint32_t row0 = 0;
+    for (int i = 0; i < 3; row0 += rows[i++]) {
+        check_matrix m = check_weights(types[i], rows[i], DIM, 0.1f);
+        memcpy(values + (size_t)row0 * DIM, m.values, (size_t)rows[i] * DIM * sizeof(float));
+        w[i] = check_pack_one(&m);
+        w[i].row0 = row0;
+    }
+    check_record();
+    for (int i = 0; i < 3; i++)
+        pm_op_norm_linear(check_cmd, y, &h, w[i], &bias);
+    check_run();
+    double *want = check_doubles(N * ROWS), *size = check_doubles(N * ROWS);
+    pm_ref_linear(&(pm_ref_linear_args){.n = N,
+                                        .rows = ROWS,
+                                        .cols = DIM,
+                                        .x = normed,
+                                        .w = values,
+                                        .squares = squares,
+                                        .n_parts = 1,
+                                        .eps = h.eps,
+                                        .bias = bias_values},
+                  want, size);
     check_near("y", y, want, size, DIM);
 }
 
@@ -318,20 +355,20 @@ static void closed_gates(void **state) {
 enum { BINDING = 256 << 10 };
 
 static void cut(form f, pm_dtype dtype, uint32_t n) {
-    static const uint32_t cols[PM_DTYPE_COUNT] = {[PM_F32] = 64, [PM_F16] = 100, [PM_BF16] = 96, [PM_Q8_0] = 160, [PM_Q4_0] = 288};
-    linear_case c = {.form = f, .dtype = dtype, .rows = f == GLU ? 2302 : 2303, .cols = cols[dtype], .n = n};
+    uint32_t cols = dtype == PM_F32 ? 64 : dtype < PM_Q8_0 ? 100 : dtype == PM_Q8_0 ? 160 : 288;
+    linear_case c = {.form = f, .dtype = dtype, .rows = f == GLU ? 2302 : 2303, .cols = cols, .n = n};
     run_case(&c);
-    uint64_t plane = pm_packed_bytes(c.dtype, c.rows, c.cols);
-    int parts = (int)((plane - plane / 8) / BINDING) + 1; // less the scales, which are bound apart
+    uint32_t row_bytes = (uint32_t)(weight_bytes / c.rows), rows = BINDING / row_bytes / 256 * 256;
+    int parts = (int)((c.rows + rows - 1) / rows);
     assert_in_range(parts, 2, 20);
     assert_in_range(pm_cmd_n_dispatches(check_cmd), n == 5 ? 2 * parts : parts, 20); // 5: two pairs of columns, and one left over
 }
 
 static void every_type_cut(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(dtypes); d++)
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
         for (int f = NORM; f <= ADD; f++)
-            cut((form)f, dtypes[d], f == BIAS ? 5 : 1);
+            cut((form)f, check_dtypes[d], f == BIAS ? 5 : 1);
 }
 
 static void odd_groups_cut(void **state) {
@@ -431,13 +468,15 @@ static int close_shaped(void **state) {
 
 int main(void) {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(every_type),    cmocka_unit_test(every_batch), cmocka_unit_test(large),
-        cmocka_unit_test(add_then_norm), cmocka_unit_test(extremes),    cmocka_unit_test(closed_gates),
+        cmocka_unit_test(every_type),      cmocka_unit_test(every_batch), cmocka_unit_test(large),
+        cmocka_unit_test(add_then_norm),   cmocka_unit_test(extremes),    cmocka_unit_test(closed_gates),
+        cmocka_unit_test(several_tensors),
     };
     const struct CMUnitTest shaped[] = {cmocka_unit_test(every_type_shaped), cmocka_unit_test(add_then_norm)};
     const struct CMUnitTest parts[] = {cmocka_unit_test(every_type_cut), cmocka_unit_test(rows_too_long)};
     const struct CMUnitTest odd_parts[] = {cmocka_unit_test(odd_groups_cut)};
-    const struct CMUnitTest tiles[] = {cmocka_unit_test(every_type_in_tiles), cmocka_unit_test(add_then_norm)};
+    const struct CMUnitTest tiles[] = {cmocka_unit_test(every_type_in_tiles), cmocka_unit_test(add_then_norm),
+                                       cmocka_unit_test(several_tensors)};
     const struct CMUnitTest tiled_parts[] = {cmocka_unit_test(tiles_cut)};
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);

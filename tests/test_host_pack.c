@@ -8,8 +8,6 @@
 
 #include "check.h"
 
-static const pm_dtype dtypes[] = {PM_F32, PM_F16, PM_BF16, PM_Q8_0, PM_Q4_0};
-
 // ---- decoding what was packed -----------------------------------------------------------------------------------------
 
 // A tensor's planes as 32-bit words, and how they are cut into rows.
@@ -32,42 +30,115 @@ static const uint32_t *read_back(pm_slice slice) {
     return words;
 }
 
+// Bits of a column in the data plane, the quant that means zero, and bytes of a block of the file in the plane of the scales.
+typedef struct layout {
+    uint32_t low, high;
+    int zero;
+    uint32_t scale_bytes;
+} layout;
+
+static const layout layouts[PM_DTYPE_COUNT] = {
+    [PM_F32] = {32, 0, 0, 0},   [PM_F16] = {16, 0, 0, 0},   [PM_BF16] = {16, 0, 0, 0},  [PM_Q8_0] = {8, 0, 0, 2},
+    [PM_Q4_0] = {4, 0, 0, 2},   [PM_Q4_1] = {4, 0, 0, 4},   [PM_Q5_0] = {4, 1, 16, 2},  [PM_Q5_1] = {4, 1, 0, 4},
+    [PM_Q2_K] = {2, 0, 0, 20},  [PM_Q3_K] = {2, 1, 4, 14},  [PM_Q4_K] = {4, 0, 0, 16},  [PM_Q5_K] = {4, 1, 0, 16},
+    [PM_Q6_K] = {4, 2, 32, 18}, [PM_IQ4_NL] = {4, 0, 0, 2}, [PM_IQ4_XS] = {4, 0, 0, 8}, [PM_MXFP4] = {4, 0, 0, 1},
+};
+
 static planes read_planes(pm_tensor t) {
-    static const uint32_t block_words[PM_DTYPE_COUNT] = {
-        [PM_F32] = 32, [PM_F16] = 16, [PM_BF16] = 16, [PM_Q8_0] = 8, [PM_Q4_0] = 4};
-    uint32_t blocks = (t.cols + 31) / 32;
-    bool scaled = t.dtype == PM_Q8_0 || t.dtype == PM_Q4_0;
-    planes p = {.data_words = blocks * block_words[t.dtype], .scale_words = scaled ? (blocks + 1) / 2 : 0};
+    const layout *l = &layouts[t.dtype];
+    uint32_t blocks = (t.cols + 31) / 32, file_blocks = blocks * 32 / pm_dtype_get(t.dtype)->block_elements;
+    planes p = {.data_words = (blocks * l->low + 3) / 4 * 4 + (blocks * l->high + 3) / 4 * 4,
+                .scale_words = (file_blocks * l->scale_bytes + 3) / 4};
     assert_int_equal(t.stride, blocks * 32);
     assert_int_equal(t.data.size, (uint64_t)t.rows * p.data_words * 4);
     assert_int_equal(t.scales.size, (uint64_t)t.rows * p.scale_words * 4);
     assert_int_equal(t.data.size + t.scales.size, pm_packed_bytes(t.dtype, t.rows, t.cols));
     p.data = read_back(t.data);
-    p.scales = scaled ? read_back(t.scales) : NULL;
+    p.scales = p.scale_words ? read_back(t.scales) : NULL;
     return p;
 }
 
-static uint32_t half_of(const uint32_t *words, uint32_t i) {
-    return words[i / 2] >> (i % 2 * 16) & 0xffff;
+// n bits from bit `at` on, which never cross a word.
+static uint32_t bits(const uint32_t *words, uint32_t at, uint32_t n) {
+    return words[at / 32] >> at % 32 & (n == 32 ? ~0u : (1u << n) - 1);
 }
 
-static int sign_extend(uint32_t bits, uint32_t n_bits) {
-    return (int)(bits ^ 1u << (n_bits - 1)) - (1 << (n_bits - 1));
+static float half_of(const uint32_t *words, uint32_t i) {
+    return pm_f16_to_f32((uint16_t)bits(words, 16 * i, 16));
+}
+
+static int sign_extend(uint32_t value, uint32_t n_bits) {
+    return (int)(value ^ 1u << (n_bits - 1)) - (1 << (n_bits - 1));
+}
+
+// Six bits: four of them from bit `low` on, two from bit `high` on.
+static float six_bits(const uint32_t *words, uint32_t low, uint32_t high) {
+    return (float)(bits(words, low, 4) | bits(words, high, 2) << 4);
+}
+
+// The scale of column c, and what is taken off, from a row of scales.
+static float scale_of(pm_dtype dtype, const uint32_t *s, uint32_t supers, uint32_t c, float *minus) {
+    uint32_t b = c / 32 % 8, half = c / 16 % 16, super = c / 256, at;
+    switch (dtype) {
+    case PM_Q4_1:
+    case PM_Q5_1:
+        *minus = -half_of(s, c / 32 * 2 + 1);
+        return half_of(s, c / 32 * 2);
+    case PM_MXFP4:
+        return ldexpf(1, (int)bits(s, c / 32 * 8, 8) - 128);
+    case PM_IQ4_XS:
+        at = super * 64;
+        return half_of(s, super * 4) * (six_bits(s, at + 32 + 4 * b, at + 16 + 2 * b) - 32);
+    case PM_Q4_K:
+    case PM_Q5_K:
+        at = super * 128;
+        *minus = half_of(s, super * 8 + 1) * six_bits(s, at + 64 + 4 * b, at + 112 + 2 * b);
+        return half_of(s, super * 8) * six_bits(s, at + 32 + 4 * b, at + 96 + 2 * b);
+    case PM_Q6_K:
+        return half_of(s + supers * 4, super) * (float)sign_extend(bits(s, c / 16 * 8, 8), 8);
+    case PM_Q3_K:
+        at = super * 96;
+        return half_of(s + supers * 3, super) * (six_bits(s, at + 4 * half, at + 64 + 2 * half) - 32);
+    case PM_Q2_K:
+        *minus = half_of(s + supers * 4, super * 2 + 1) * (float)bits(s, c / 16 * 8 + 4, 4);
+        return half_of(s + supers * 4, super * 2) * (float)bits(s, c / 16 * 8, 4);
+    default:
+        return half_of(s, c / 32);
+    }
+}
+
+// What a quant of a type with 4 bits and a table means; the doubled value for MXFP4.
+static float table_value(pm_dtype dtype, uint32_t quant) {
+    static const float iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    static const float mxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12};
+    return dtype == PM_MXFP4 ? mxfp4[quant] : iq4[quant];
 }
 
 // Column c of row r; the last may stand behind the matrix' columns, in its last block.
-static float decode(pm_dtype dtype, const planes *p, uint32_t r, uint32_t c) {
+static float decode(pm_dtype dtype, const planes *p, uint32_t cols, uint32_t r, uint32_t c) {
+    const layout *l = &layouts[dtype];
     const uint32_t *row = p->data + (size_t)r * p->data_words;
+    uint32_t blocks = (cols + 31) / 32, quant = bits(row, c * l->low, l->low);
     float f;
-    memcpy(&f, row + (dtype == PM_F32 ? c : 0), sizeof(f));
-    if (dtype == PM_F16)
-        return pm_f16_to_f32((uint16_t)half_of(row, c));
-    if (dtype == PM_BF16)
-        return pm_bf16_to_f32((uint16_t)half_of(row, c));
+    if (l->high)
+        quant |= bits(row + (blocks * l->low + 3) / 4 * 4, c * l->high, l->high) << l->low;
+    memcpy(&f, &quant, sizeof(f));
     if (dtype == PM_F32)
         return f;
-    int quant = dtype == PM_Q8_0 ? sign_extend(row[c / 4] >> (c % 4 * 8) & 255, 8) : sign_extend(row[c / 8] >> (c % 8 * 4) & 15, 4);
-    return (float)quant * pm_f16_to_f32((uint16_t)half_of(p->scales + (size_t)r * p->scale_words, c / 32));
+    if (dtype == PM_F16 || dtype == PM_BF16)
+        return dtype == PM_F16 ? pm_f16_to_f32((uint16_t)quant) : pm_bf16_to_f32((uint16_t)quant);
+    float minus = 0, scale = scale_of(dtype, p->scales + (size_t)r * p->scale_words, blocks / 8, c, &minus);
+    if (dtype == PM_IQ4_NL || dtype == PM_IQ4_XS || dtype == PM_MXFP4)
+        return scale * table_value(dtype, quant);
+    bool is_signed = dtype == PM_Q8_0 || dtype == PM_Q4_0;
+    return scale * (float)(is_signed ? sign_extend(quant, l->low) : (int)quant - l->zero) - minus;
+}
+
+// What pads a row of n_bits to whole words must be zero.
+static void check_padding(const uint32_t *row, uint32_t n_bits, uint32_t n_words) {
+    for (uint32_t i = n_bits / 8; i < n_words * 4; i++)
+        if (bits(row, i * 8, 8))
+            fail_msg("%s: byte %u of a row's padding is not zero", check_what, i);
 }
 
 // Wants t to hold `values` (t.rows, t.cols), and zeros behind each row.
@@ -75,12 +146,16 @@ static void check_packed(pm_tensor t, const float *values) {
     planes p = read_planes(t);
     for (uint32_t r = 0; r < t.rows; r++) {
         for (uint32_t c = 0; c < t.stride; c++) {
-            float got = decode(t.dtype, &p, r, c), want = c < t.cols ? values[(size_t)r * t.cols + c] : 0;
+            float got = decode(t.dtype, &p, t.cols, r, c), want = c < t.cols ? values[(size_t)r * t.cols + c] : 0;
             if (got != want && !(isnan(got) && isnan(want)))
                 fail_msg("%s: [%u][%u] is %.9g, wanted %.9g", check_what, r, c, (double)got, (double)want);
         }
-        if (p.scale_words && t.stride / 32 % 2)
-            assert_int_equal(half_of(p.scales + (size_t)r * p.scale_words, t.stride / 32), 0);
+        uint32_t blocks = t.stride / 32, file_blocks = t.stride / pm_dtype_get(t.dtype)->block_elements;
+        const layout *l = &layouts[t.dtype];
+        uint32_t low_words = (blocks * l->low + 3) / 4 * 4;
+        check_padding(p.data + (size_t)r * p.data_words + low_words, blocks * l->high * 32, p.data_words - low_words);
+        if (p.scales)
+            check_padding(p.scales + (size_t)r * p.scale_words, file_blocks * l->scale_bytes * 8, p.scale_words);
     }
 }
 
@@ -102,22 +177,21 @@ static void stacked_as_in_the_file(void **state) {
         {3, 100, {1, 1}}, {2, 1, {0}},    {9, 33, {0}},
     };
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(cases) * CHECK_COUNT(dtypes); i++) {
-        const pack_case *c = &cases[i / CHECK_COUNT(dtypes)];
-        pm_dtype dtype = dtypes[i % CHECK_COUNT(dtypes)];
-        if (c->cols % pm_dtype_get(dtype)->block_elements)
-            continue;
+    for (size_t i = 0; i < CHECK_COUNT(cases) * CHECK_COUNT(check_dtypes); i++) {
+        const pack_case *c = &cases[i / CHECK_COUNT(check_dtypes)];
+        pm_dtype dtype = check_dtypes[i % CHECK_COUNT(check_dtypes)];
+        uint32_t cols = check_cols(dtype, c->cols);
         begin_case();
-        check_case("%s (%u, %u)", pm_dtype_get(dtype)->name, c->rows, c->cols);
-        check_matrix m = check_weights(dtype, c->rows, c->cols, 1);
-        size_t row_bytes = check_matrix_bytes(dtype, c->cols);
+        check_case("%s (%u, %u)", pm_dtype_get(dtype)->name, c->rows, cols);
+        check_matrix m = check_weights(dtype, c->rows, cols, 1);
+        size_t row_bytes = check_matrix_bytes(dtype, cols);
         pm_pack_part parts[] = {{m.blocks, dtype, c->cut[0] ? c->cut[0] : c->rows},
                                 {m.blocks + c->cut[0] * row_bytes, dtype, c->cut[1]},
                                 {m.blocks + (c->cut[0] + c->cut[1]) * row_bytes, dtype, c->rows - c->cut[0] - c->cut[1]}};
-        pm_tensor t = check_pack(parts, c->cut[0] ? 3 : 1, c->cols, PM_PACK_STACKED);
+        pm_tensor t = check_pack(parts, c->cut[0] ? 3 : 1, cols, PM_PACK_STACKED);
         assert_int_equal(t.dtype, dtype);
         assert_int_equal(t.rows, c->rows);
-        assert_int_equal(t.cols, c->cols);
+        assert_int_equal(t.cols, cols);
         check_packed(t, m.values);
     }
 }
@@ -134,17 +208,18 @@ static const float *interleave(const check_matrix *m, uint32_t n) {
 
 static void interleaved_row_by_row(void **state) {
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(dtypes); i++)
+    for (size_t i = 0; i < CHECK_COUNT(check_dtypes); i++)
         for (uint32_t n = 2; n <= 3; n++) {
             begin_case();
-            check_case("%u of %s interleaved", n, pm_dtype_get(dtypes[i])->name);
+            check_case("%u of %s interleaved", n, pm_dtype_get(check_dtypes[i])->name);
+            uint32_t cols = check_cols(check_dtypes[i], 96);
             check_matrix m[3];
             pm_pack_part parts[3];
             for (uint32_t j = 0; j < n; j++) {
-                m[j] = check_weights(dtypes[i], 259, 96, 1);
-                parts[j] = (pm_pack_part){m[j].blocks, dtypes[i], 259};
+                m[j] = check_weights(check_dtypes[i], 259, cols, 1);
+                parts[j] = (pm_pack_part){m[j].blocks, check_dtypes[i], 259};
             }
-            check_packed(check_pack(parts, (int)n, 96, PM_PACK_INTERLEAVED), interleave(m, n));
+            check_packed(check_pack(parts, (int)n, cols, PM_PACK_INTERLEAVED), interleave(m, n));
         }
 }
 
@@ -183,12 +258,13 @@ static void run_mixed(const check_matrix m[2], pm_pack_order order, pm_dtype wan
 
 static void mixed_types_become_halves(void **state) {
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(dtypes) * CHECK_COUNT(dtypes); i++) {
-        pm_dtype a = dtypes[i / CHECK_COUNT(dtypes)], b = dtypes[i % CHECK_COUNT(dtypes)];
+    for (size_t i = 0; i < CHECK_COUNT(check_dtypes) * CHECK_COUNT(check_dtypes); i++) {
+        pm_dtype a = check_dtypes[i / CHECK_COUNT(check_dtypes)], b = check_dtypes[i % CHECK_COUNT(check_dtypes)];
         begin_case();
         check_case("%s with %s", pm_dtype_get(a)->name, pm_dtype_get(b)->name);
         pm_pack_order order = i % 2 ? PM_PACK_STACKED : PM_PACK_INTERLEAVED;
-        check_matrix m[] = {check_weights(a, 7, 96, 1), check_weights(b, 7, 96, 1)};
+        uint32_t cols = check_cols(a, check_cols(b, 96));
+        check_matrix m[] = {check_weights(a, 7, cols, 1), check_weights(b, 7, cols, 1)};
         run_mixed(m, order, a == b ? a : PM_F16);
     }
 }

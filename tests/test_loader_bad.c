@@ -123,7 +123,7 @@ static const gguf_case gguf_cases[] = {
     {"Q4_0", "token_embd.weight", 12, UINT64_MAX / 16, 8, PM_ERR_FILE, "overflows"},
     {"Q4_0", "token_embd.weight", 12, 1000000, 8, PM_ERR_FILE, "beyond the file's end"},
     {"Q4_0", "token_embd.weight", 12, 6, 8, PM_ERR_FILE, "tokens has 7 elements, there can be 6"},
-    {"Q4_0", "token_embd.weight", 20, 14, 4, PM_ERR_UNSUPPORTED, "token_embd.weight has type Q6_K (14); supported are F32"},
+    {"Q4_0", "token_embd.weight", 20, 16, 4, PM_ERR_UNSUPPORTED, "token_embd.weight has type IQ2_XXS (16); supported are F32 F16"},
     {"Q4_0", "token_embd.weight", 20, 77, 4, PM_ERR_UNSUPPORTED, "type unknown (77)"},
     {"Q4_0", "token_embd.weight", 24, 16, 8, PM_ERR_FILE, "offset 16 is not a multiple of 32"},
     {"Q4_0", "token_embd.weight", 24, UINT64_MAX - 31, 8, PM_ERR_FILE, "wraps"},
@@ -167,8 +167,7 @@ static void doubled_name_is_refused(void **state) {
     bytes_close(&b);
 }
 
-// ---- safetensors
-// ------------------------------------------------------------------------------------------------------------------
+// ---- safetensors -----------------------------------------------------------------------------------------------------
 
 typedef struct text_case {
     const char *from, *to;
@@ -269,8 +268,7 @@ static void changed_safetensors_is_refused(void **state) {
     bytes_close(&seed);
 }
 
-// ---- the JSON files
-// -----------------------------------------------------------------------------------------------------------------
+// ---- the JSON files --------------------------------------------------------------------------------------------------
 
 // Changes `name`, made from its seed, case by case.
 static void try_texts(const char *name, const char *seed, const text_case *cases, size_t n) {
@@ -414,8 +412,7 @@ static void deep_nesting_is_safe(void **state) {
         }
 }
 
-// ---- no memory
-// ------------------------------------------------------------------------------------------------------------------------
+// ---- no memory -------------------------------------------------------------------------------------------------------
 
 // Every allocation in turn is the first to fail; the sanitizer sees what is not given back.
 static void opens_or_says_no_memory(const char *path) {

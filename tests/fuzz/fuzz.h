@@ -61,7 +61,7 @@ static inline size_t fuzz_use(const pm_file *file) {
     const pm_config *c = pm_file_config(file);
     size_t n, sum = 0;
     const pm_tensor_view *tensors = pm_file_tensors(file, &n);
-    float values[32];
+    float values[256];
     for (size_t i = 0; i < n; i++) {
         const pm_dtype_info *dtype = pm_dtype_get(tensors[i].dtype);
         if (tensors[i].size < dtype->block_bytes)
