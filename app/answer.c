@@ -62,7 +62,7 @@ static pm_status step(const pm_model *model, pm_session *session, writer *w, run
         a->stop = RUN_STOP_END;
     else if (w->gone)
         a->stop = RUN_STOP_READER;
-    else if (run_interrupted())
+    else if (app_interrupted())
         a->stop = RUN_STOP_INTERRUPTED;
     else
         *more = true;
@@ -81,7 +81,7 @@ static pm_status draw(uint32_t most, const pm_model *model, pm_session *session,
 static pm_status prompt_done(pm_status status, const pm_session *session, run_answer *a) {
     a->end_ns = a->first_ns = pm_now_ns();
     a->n_prompt = pm_session_pos(session, 0);
-    if (status == PM_ERR_CANCELLED || run_interrupted())
+    if (status == PM_ERR_CANCELLED || app_interrupted())
         a->stop = RUN_STOP_INTERRUPTED;
     return status == PM_ERR_CANCELLED ? PM_OK : status;
 }
@@ -99,7 +99,7 @@ static pm_status run_all(const run_options *o, const pm_model *model, pm_session
     a->began_ns = pm_now_ns();
     if (o->dump_logits) {
         pm_status status = dump_logits(o->dump_logits, model, session, prompt);
-        if (status != PM_OK || o->n_tokens == 0 || run_interrupted())
+        if (status != PM_OK || o->n_tokens == 0 || app_interrupted())
             return prompt_done(status, session, a);
         pm_session_rewind(session, 0, 0);
         a->began_ns = pm_now_ns();
@@ -119,9 +119,9 @@ pm_status run_answer_write(const run_options *o, const pm_model *model, pm_sessi
     writer w;
     *answer = (run_answer){.last_id = -1};
     PM_TRY(open_writer(o, model, &w));
-    run_interrupt_watch(session);
+    app_watch(session);
     pm_status status = run_all(o, model, session, prompt, sampler, &w, answer);
-    run_interrupt_watch(NULL);
+    app_watch(NULL);
     pm_status closed = close_writer(&w);
     return status == PM_OK ? closed : status;
 }

@@ -1,8 +1,9 @@
-// What the files of the program share: a table row for a command, a table row for an option, exit codes. options.c is also part of
-// pumice-bench, which is one such command by itself.
+// What the files of the program share: a table row for a command, a table row for an option, exit codes. options.c and
+// interrupt.c are also part of pumice-bench, which is one such command by itself.
 #ifndef PM_APP_H
 #define PM_APP_H
 
+#include "backend/pumice.h"
 #include "host/base.h"
 
 enum {
@@ -53,6 +54,10 @@ bool app_parse(const app_command *command, int argc, char **argv, void *values, 
 // Says the line of the last pm_fail on stderr and gives the exit code for it; APP_EXIT_OK for PM_OK. Each program has its own.
 int app_exit(pm_status status);
 
+// From now on the first Ctrl-C cancels this session, where one is given, and is remembered; a second one ends the program at once.
+void app_watch(pm_session *session);
+bool app_interrupted(void);
+
 // Standard output: writes and flushes. A reader that went away (pumice run ... | head) is no failure: *gone is set, and the command
 // should end; main then asks no more whether everything was written.
 pm_status app_write(const void *data, size_t size, bool *gone);
@@ -68,11 +73,13 @@ const char *app_count(uint64_t count, char text[APP_SHORT_TEXT]);
 char *app_utf8(pm_str text);
 char *app_printable(pm_str text);
 
-// The commands, one a file; main.c has the list.
+// The commands; main.c has the list.
 extern const app_command app_run;
 extern const app_command app_devices;
 extern const app_command app_info;
 extern const app_command app_plan;
 extern const app_command app_perplexity;
+extern const app_command app_tokenize;
+extern const app_command app_template;
 
 #endif

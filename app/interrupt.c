@@ -1,5 +1,5 @@
 // Ctrl-C while a session works.
-#include "app/run.h"
+#include "app/app.h"
 
 #include <signal.h>
 
@@ -14,12 +14,12 @@ static void on_interrupt(int number) {
         pm_session_cancel(session);
 }
 
-void run_interrupt_watch(pm_session *session) {
+void app_watch(pm_session *session) {
     watched = session;
-    if (session && !interrupted)
+    if (!interrupted)
         signal(SIGINT, on_interrupt);
 }
 
-bool run_interrupted(void) {
+bool app_interrupted(void) {
     return interrupted;
 }

@@ -1,4 +1,4 @@
-// The program `pumice`: picks the command. Each is a file of its own; a new one is a line in `commands` and one in app.h.
+// The program `pumice`: picks the command. A new one is a line in `commands` and one in app.h.
 #include "app/app.h"
 
 #include <errno.h>
@@ -9,7 +9,7 @@
 static bool reader_gone; // of standard output
 
 static const app_command *const commands[] = {
-    &app_run, &app_devices, &app_info, &app_plan, &app_perplexity,
+    &app_run, &app_devices, &app_info, &app_plan, &app_perplexity, &app_tokenize, &app_template,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(*commands) };

@@ -126,7 +126,7 @@ static pm_status score_window(state *s, const windows *w, size_t i, tally *t) {
 static pm_status score_all(state *s, const windows *w, tally *t) {
     bool gone = false;
     char text[64];
-    for (size_t i = 0; i < w->n && !gone && !run_interrupted(); i++) {
+    for (size_t i = 0; i < w->n && !gone && !app_interrupted(); i++) {
         pm_status status = score_window(s, w, i, t);
         if (status == PM_ERR_CANCELLED)
             return PM_OK;
@@ -171,9 +171,9 @@ static pm_status go(state *s) {
     tally t = {0};
     windows w = choose_windows(s->o, s->n);
     pm_log(PM_LOG_INFO, "%zu tokens, %zu windows of %u, of which %u count", s->n, w.n, w.ctx, w.ctx - w.first);
-    run_interrupt_watch(s->session);
+    app_watch(s->session);
     pm_status status = score_all(s, &w, &t);
-    run_interrupt_watch(NULL);
+    app_watch(NULL);
     PM_TRY(status);
     return report(&t);
 }
@@ -196,7 +196,7 @@ static int run(int argc, char **argv) {
     state s = {.o = &o};
     exit_code = app_exit(go(&s));
     close_all(&s);
-    return exit_code == APP_EXIT_OK && run_interrupted() ? APP_EXIT_INTERRUPTED : exit_code;
+    return exit_code == APP_EXIT_OK && app_interrupted() ? APP_EXIT_INTERRUPTED : exit_code;
 }
 
 const app_command app_perplexity = {

@@ -1,5 +1,4 @@
-// Private to the command `run`: its options, and the steps that are files of their own. `perplexity` has the bar and Ctrl-C from
-// here.
+// Private to the command `run`: its options, and the steps that are files of their own; perplexity has the bar from here.
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 
@@ -49,13 +48,6 @@ typedef struct run_answer {
 // Ctrl-C ends it and is no failure. Nothing is drawn where options->n_tokens is 0.
 pm_status run_answer_write(const run_options *options, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer);
-
-// ---- interrupt.c: Ctrl-C -----------------------------------------------------------------------------------------------
-
-// From now on the first Ctrl-C cancels this session and is remembered; a second one ends the program at once. NULL: no session any
-// more.
-void run_interrupt_watch(pm_session *session);
-bool run_interrupted(void);
 
 // ---- report.c: what is told on stderr ----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tenso
                                  .q_gain = c->qk_norm ? &layer->q_norm : NULL,
                                  .k_gain = c->qk_norm ? &layer->k_norm : NULL,
                                  .eps = c->norm_eps,
+                                 .interleaved = c->rope.interleaved,
                                  .angles = s->pass->angles,
                                  .rows = s->pass->rows,
                                  .kv = kv,

@@ -197,7 +197,7 @@ static pm_status build_regex(pm_tokenizer *tok) {
     tok->pcre = pcre2_general_context_create(pcre_malloc, pcre_free, NULL);
     if (tok->pcre == NULL)
         return pm_fail(PM_ERR_MEMORY, "no memory for the tokenizer's regex");
-    pm_str pattern;
+    pm_str pattern = {0};
     PM_TRY(to_pcre(tok->vocab->regex, &pattern));
     pm_status status = compile_regex(tok, pattern);
     pm_free((char *)pattern.p);

@@ -1,4 +1,4 @@
-// Private to the backend: making a tokenizer. Programs get one with their model.
+// Making a tokenizer from the vocabulary of a file, without a device. Not installed: programs get one with their model.
 #ifndef PM_TOKENIZER_H
 #define PM_TOKENIZER_H
 

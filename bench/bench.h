@@ -58,12 +58,6 @@ typedef struct bench_peer {
     char build[48], backends[32], type[64];
 } bench_peer;
 
-// ---- main.c -----------------------------------------------------------------------------------------------------------
-
-// From now on the first Ctrl-C cancels this session, where one is given, and is remembered; a second one ends the program at once.
-void bench_watch(pm_session *session);
-bool bench_interrupted(void);
-
 // ---- report.c: what is printed, row by row: what a Ctrl-C leaves is complete ------------------------------------------------
 
 typedef struct bench_report {

@@ -4,7 +4,6 @@
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,29 +76,6 @@ static pm_status read_options(bench_options *o) {
     PM_TRY(parse_list("-n", o->gens, &o->n_gen));
     PM_TRY(parse_list("-d", o->depths, &o->n_depth));
     return o->peer ? check_peer(o) : PM_OK;
-}
-
-// ---- Ctrl-C -----------------------------------------------------------------------------------------------------------
-
-static pm_session *volatile watched;
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int number) {
-    signal(number, SIG_DFL);
-    interrupted = 1;
-    pm_session *session = watched;
-    if (session)
-        pm_session_cancel(session);
-}
-
-void bench_watch(pm_session *session) {
-    watched = session;
-    if (!interrupted)
-        signal(SIGINT, on_interrupt);
-}
-
-bool bench_interrupted(void) {
-    return interrupted;
 }
 
 // ---- what is measured -------------------------------------------------------------------------------------------------
@@ -179,7 +155,7 @@ static pm_status measure(bench_options *o, bench_subject *subject) {
     PM_TRY(read_options(o));
     PM_TRY(open_subject(o, subject));
     bench_report report = {.options = o, .subject = subject};
-    bench_watch(NULL);
+    app_watch(NULL);
     pm_status status = o->ops ? bench_ops(o, subject, &report) : bench_tokens(o, subject, &report);
     bench_report_end(&report);
     if (status == PM_OK && (fflush(stdout) != 0 || ferror(stdout)))

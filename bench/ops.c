@@ -54,7 +54,7 @@ static pm_status measure(pass *p, bench_report *report) {
     int n = subtract(p->session, rows, 0);
     PM_TRY(run_pass(p));
     n = subtract(p->session, rows, n);
-    return bench_interrupted() ? pm_fail(PM_ERR_CANCELLED, "interrupted") : report_rows(p, rows, n, report);
+    return app_interrupted() ? pm_fail(PM_ERR_CANCELLED, "interrupted") : report_rows(p, rows, n, report);
 }
 
 // A session for each shape: what its chunks are is given when it is opened.
@@ -69,9 +69,9 @@ static pm_status run_shape(const bench_options *o, bench_subject *s, uint32_t n_
     pm_status status = pm_session_open(s->model, &options, &p.session);
     if (status == PM_OK) {
         s->session_bytes = pm_session_bytes(p.session);
-        bench_watch(p.session);
+        app_watch(p.session);
         status = measure(&p, report);
-        bench_watch(NULL);
+        app_watch(NULL);
     }
     pm_session_close(&p.session);
     pm_free(ids);

@@ -28,11 +28,11 @@ static pm_status run(const bench_options *o, char **out) {
     size_t size;
     int exit_code;
     PM_TRY(pm_program_run(&(pm_program){.argv = argv, .env = env, .quiet = true}, MAX_OUTPUT, out, &size, &exit_code));
-    if (exit_code == 0 && !bench_interrupted())
+    if (exit_code == 0 && !app_interrupted())
         return PM_OK;
     pm_free(*out);
     *out = NULL;
-    if (bench_interrupted())
+    if (app_interrupted())
         return pm_fail(PM_ERR_CANCELLED, "interrupted");
     quote_command(device, argv, command, sizeof(command));
     return pm_fail(PM_ERR_IO, "the peer ended with exit code %d: %s", exit_code, command);

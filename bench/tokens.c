@@ -70,7 +70,7 @@ static pm_status time_gen(runner *r, const bench_test *t, uint64_t *ns) {
     PM_TRY(pm_session_start(r->session, 0, r->ids + t->n_depth, 1, &(pm_sampler){.temperature = 0}));
     pm_status status = pm_session_next(r->session, &id);
     uint64_t began = pm_now_ns();
-    for (uint32_t i = 0; i < t->n_gen && status == PM_OK && !bench_interrupted(); i++)
+    for (uint32_t i = 0; i < t->n_gen && status == PM_OK && !app_interrupted(); i++)
         status = pm_session_next(r->session, &id);
     *ns = pm_now_ns() - began;
     pm_status ended = pm_session_end(r->session);
@@ -83,7 +83,7 @@ static pm_status run_once(runner *r, const bench_test *t, bench_samples *samples
     PM_TRY(bench_fill(r->session, r->ids, t->n_depth, &r->filled));
     double cpu = pm_cpu_seconds();
     PM_TRY(t->n_prompt ? time_prompt(r, t, &ns) : time_gen(r, t, &ns));
-    if (bench_interrupted())
+    if (app_interrupted())
         return pm_fail(PM_ERR_CANCELLED, "interrupted");
     if (!samples)
         return PM_OK;
@@ -149,9 +149,9 @@ static pm_status run_all(runner *r) {
     PM_TRY(make_tests(r));
     PM_TRY(open_session(r));
     bench_report_begin(r->report);
-    bench_watch(r->session);
+    app_watch(r->session);
     pm_status status = r->o->peer ? run_in_turn(r) : run_alone(r);
-    bench_watch(NULL);
+    app_watch(NULL);
     return status;
 }
 

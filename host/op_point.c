@@ -90,8 +90,8 @@ void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
     bool norm = op->q_gain != NULL;
     pm_dispatch d = {
         .kernel = kv->dtype == PM_F16 ? PM_K_rope_store_f16 : PM_K_rope_store_f32,
-        .spec = {kv->head_dim / 4, kv->head_dim, norm},
-        .n_spec = 3,
+        .spec = {kv->head_dim / 4, kv->head_dim, norm, op->interleaved},
+        .n_spec = 4,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->qkv.data, norm ? op->q_gain->data : op->qkv.data, norm ? op->k_gain->data : op->qkv.data, op->angles,

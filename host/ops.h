@@ -51,11 +51,13 @@ uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):
 // per-head RMSNorm of q and k where gains (1, head_dim) are given, rotation of the pairs (j, j + head_dim / 2) by
-// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is.
+// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is. interleaved: the q and k heads of qkv come as 0, head_dim / 2,
+// 1, head_dim / 2 + 1, ...; they leave in order.
 typedef struct pm_rope_store {
     pm_tensor q, qkv;
     const pm_tensor *q_gain, *k_gain; // both or neither
     float eps;
+    bool interleaved;
     pm_slice angles;
     pm_slice rows;
     const pm_kv *kv;

@@ -225,15 +225,16 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
 // ---- rope_store -------------------------------------------------------------------------------------------------------
 
 // One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half).
-static void norm_and_rotate(const float *head, uint32_t dim, const float *gain, float eps, const float *angles, double *out,
+static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, const float *gain, const float *angles, double *out,
                             double *size) {
+    uint32_t dim = a->head_dim, half = dim / 2, step = a->interleaved ? 2 : 1, gap = a->interleaved ? 1 : half;
     double squares = 0;
     for (uint32_t i = 0; i < dim; i++)
         squares += (double)head[i] * head[i];
-    double factor = gain ? 1 / sqrt(squares / dim + eps) : 1;
-    uint32_t half = dim / 2;
+    double factor = gain ? 1 / sqrt(squares / dim + a->eps) : 1;
     for (uint32_t j = 0; j < half; j++) {
-        double lo = head[j] * factor * (gain ? gain[j] : 1), hi = head[j + half] * factor * (gain ? gain[j + half] : 1);
+        double lo = head[j * step] * factor * (gain ? gain[j] : 1);
+        double hi = head[j * step + gap] * factor * (gain ? gain[j + half] : 1);
         double c = angles[2 * j], s = angles[2 * j + 1];
         out[j] = lo * c - hi * s;
         out[j + half] = hi * c + lo * s;
@@ -250,7 +251,7 @@ void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *siz
             size_t at = ((size_t)r * heads + h) * dim;
             if (h < a->n_heads + a->n_kv_heads) {
                 const float *gain = h < a->n_heads ? a->q_gain : a->k_gain;
-                norm_and_rotate(a->qkv + at, dim, gain, a->eps, angles, out + at, size ? size + at : NULL);
+                norm_and_rotate(a, a->qkv + at, gain, angles, out + at, size ? size + at : NULL);
                 continue;
             }
             for (uint32_t i = 0; i < dim; i++) {

@@ -42,6 +42,7 @@ typedef struct pm_ref_rope_store_args {
     const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)
     const float *q_gain, *k_gain; // (head_dim); both NULL: no norm
     float eps;
+    bool interleaved;    // as in pm_op_rope_store
     const float *angles; // (positions, head_dim / 2, 2): cos, sin
     const struct pm_row *rows;
 } pm_ref_rope_store_args;

@@ -5,11 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-// Llama's gguf files have their q and k rows permuted for interleaved rotary pairs, which pm_config cannot say.
 static const pm_architecture architectures[] = {
-    {.name = "qwen3", .hf = "Qwen3ForCausalLM", .gguf = true, .qk_norm = true, .head_dim = 128},
-    {.name = "qwen2", .hf = "Qwen2ForCausalLM", .gguf = true, .qkv_bias = true},
-    {.name = "llama", .hf = "LlamaForCausalLM"},
+    {.name = "qwen3", .hf = "Qwen3ForCausalLM", .qk_norm = true, .head_dim = 128},
+    {.name = "qwen2", .hf = "Qwen2ForCausalLM", .qkv_bias = true},
+    {.name = "llama", .hf = "LlamaForCausalLM", .interleaved = true},
 };
 enum { N_ARCHITECTURES = sizeof(architectures) / sizeof(architectures[0]) };
 
@@ -21,8 +20,7 @@ const pm_architecture *pm_architecture_find(const char *name) {
 }
 
 pm_status pm_architecture_fail(const char *path, const char *name) {
-    return pm_fail(PM_ERR_UNSUPPORTED,
-                   "%s: architecture %s is not supported; supported are qwen3, qwen2 and (as safetensors) llama", path, name);
+    return pm_fail(PM_ERR_UNSUPPORTED, "%s: architecture %s is not supported; supported are qwen3, qwen2 and llama", path, name);
 }
 
 // The maxima keep every product of two of them within 64 bits, and any model ever made below them.

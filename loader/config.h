@@ -17,6 +17,9 @@ typedef struct pm_rope_config {
     double beta_fast, beta_slow;
     double mscale, mscale_all_dim;
     bool truncate; // floor and ceil of the ramp's ends; true unless the file says false
+    // The rows of each head in attn_q and attn_k come as pair 0's two, pair 1's two, ...; else the two of a pair are half a head
+    // apart.
+    bool interleaved;
     // Inverse frequencies rounded to bfloat16, as a transformers model that was cast as a whole has them. No file says so.
     bool bf16_frequencies;
 } pm_rope_config;

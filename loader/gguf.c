@@ -346,8 +346,7 @@ pm_status pm_gguf_read(pm_file *file, const pm_shard *shard, pm_gguf *gguf) {
     return take_rows(file, &c, gguf, n_tensors);
 }
 
-// ---- split files
-// ------------------------------------------------------------------------------------------------------------------
+// ---- split files -----------------------------------------------------------------------------------------------------
 
 // "PREFIX-00002-of-00003.gguf": the length of PREFIX; 0 when the name does not end so.
 static size_t split_prefix(const char *path, uint32_t count) {

@@ -15,8 +15,7 @@ static arch_key key_of(const pm_config *config, const char *name) {
     return key;
 }
 
-// ---- config
-// -----------------------------------------------------------------------------------------------------------------------
+// ---- config ----------------------------------------------------------------------------------------------------------
 
 static pm_status read_architecture(const pm_gguf *gguf, pm_config *config) {
     pm_str text = {0};
@@ -26,11 +25,12 @@ static pm_status read_architecture(const pm_gguf *gguf, pm_config *config) {
         return pm_fail(PM_ERR_FILE, "%s: general.architecture is missing", gguf->shard->path);
     snprintf(name, sizeof(name), "%.*s", (int)(text.n < 63 ? text.n : 63), text.p);
     const pm_architecture *architecture = pm_architecture_find(name);
-    if (!architecture || !architecture->gguf)
+    if (!architecture)
         return pm_architecture_fail(gguf->shard->path, name);
     config->architecture = architecture->name;
     config->qk_norm = architecture->qk_norm;
     config->qkv_bias = architecture->qkv_bias;
+    config->rope.interleaved = architecture->interleaved;
     return PM_OK;
 }
 
@@ -175,8 +175,7 @@ static pm_status read_config(pm_file *file, const pm_gguf *gguf) {
     return read_sampling(gguf, config);
 }
 
-// ---- vocabulary
-// -------------------------------------------------------------------------------------------------------------------
+// ---- vocabulary ------------------------------------------------------------------------------------------------------
 
 enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5 };
 

@@ -59,7 +59,7 @@ pm_status pm_ranges_check(const char *path, pm_range *ranges, size_t n);
 typedef struct pm_architecture {
     const char *name; // config.json's model_type and gguf's general.architecture
     const char *hf;   // config.json's architectures[0]
-    bool gguf;        // its gguf files keep the rotary pairs half a head apart
+    bool interleaved; // its gguf files keep the two of a rotary pair in neighbouring rows of q and k, not half a head apart
     bool qk_norm, qkv_bias;
     uint32_t head_dim; // where config.json gives none; 0: dim / n_heads
 } pm_architecture;

@@ -206,8 +206,7 @@ pm_status pm_safetensors_read(pm_file *file, const pm_shard *shard) {
     return status;
 }
 
-// ---- the folder
-// -------------------------------------------------------------------------------------------------------------------
+// ---- the folder ------------------------------------------------------------------------------------------------------
 
 // A shard lies beside its index, never elsewhere.
 static bool is_plain_name(const char *name) {

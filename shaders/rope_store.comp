@@ -7,7 +7,8 @@
 PM_ARGS(pm_rope_store_args);
 
 layout(constant_id = 1) const uint HEAD_DIM = 128;
-layout(constant_id = 2) const uint NORM = 1; // per-head RMSNorm of q and k
+layout(constant_id = 2) const uint NORM = 1;        // per-head RMSNorm of q and k
+layout(constant_id = 3) const uint INTERLEAVED = 0; // q and k heads of qkv come as dims 0, HALF, 1, HALF + 1, ...
 const uint HALF = HEAD_DIM / 2;
 
 layout(binding = 0) readonly buffer Qkv {
@@ -61,10 +62,12 @@ void main() {
     pm_row row = rows[n];
     uint page = pages[row.seq * a.max_pages + row.pos / PM_PAGE];
 
-    uint at = n * a.qkv_stride + head * HEAD_DIM + i;
-    vec2 lo = vec2(qkv[at], qkv[at + 1]), hi = vec2(qkv[at + HALF], qkv[at + HALF + 1]);
-
     uint first_v = a.n_heads + a.n_kv_heads;
+    bool pairs = INTERLEAVED != 0 && head < first_v;
+    uint step = pairs ? 2 : 1, gap = pairs ? 1 : HALF;
+    uint at = n * a.qkv_stride + head * HEAD_DIM + i * step;
+    vec2 lo = vec2(qkv[at], qkv[at + step]), hi = vec2(qkv[at + gap], qkv[at + gap + step]);
+
     if (head >= first_v) {
         uint to = v_at(page, row.pos, head - first_v, a.n_kv_heads, HEAD_DIM);
         v[to + i / 2] = kv_pack(lo);

@@ -12,7 +12,7 @@ enum { N_SEQS = 2, MAX_PAGES = 4, POSITIONS = MAX_PAGES * PM_PAGE };
 typedef struct rope_case {
     pm_dtype dtype;
     uint32_t n_heads, n_kv_heads, head_dim, n;
-    bool norm;
+    bool norm, interleaved;
 } rope_case;
 
 // ---- data -------------------------------------------------------------------------------------------------------------
@@ -109,6 +109,7 @@ static void run_values(const rope_case *c, const float *qkv_values) {
                         .q_gain = c->norm ? &q_gain : NULL,
                         .k_gain = c->norm ? &k_gain : NULL,
                         .eps = 1e-6f,
+                        .interleaved = c->interleaved,
                         .angles = check_in(angle_values, (size_t)POSITIONS * dim),
                         .rows = check_in(k.rows, (size_t)c->n * 4),
                         .kv = &k.kv};
@@ -125,6 +126,7 @@ static void run_values(const rope_case *c, const float *qkv_values) {
                                                 .q_gain = c->norm ? q_gain_values : NULL,
                                                 .k_gain = c->norm ? k_gain_values : NULL,
                                                 .eps = op.eps,
+                                                .interleaved = c->interleaved,
                                                 .angles = angle_values,
                                                 .rows = k.rows},
                       want, size);
@@ -136,8 +138,8 @@ static void run_values(const rope_case *c, const float *qkv_values) {
 
 static void begin_case(const rope_case *c) {
     check_begin();
-    check_case("rope_store, %s, %u / %u heads of %u, n %u%s", pm_dtype_get(c->dtype)->name, c->n_heads, c->n_kv_heads, c->head_dim,
-               c->n, c->norm ? ", normed" : "");
+    check_case("rope_store, %s, %u / %u heads of %u, n %u%s%s", pm_dtype_get(c->dtype)->name, c->n_heads, c->n_kv_heads,
+               c->head_dim, c->n, c->norm ? ", normed" : "", c->interleaved ? ", interleaved" : "");
 }
 
 // ---- cases ------------------------------------------------------------------------------------------------------------
@@ -149,10 +151,11 @@ static void every_kind(void **state) {
         {.n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .n = 3}, {.n_heads = 2, .n_kv_heads = 1, .head_dim = 32, .n = 5},
     };
     (void)state;
-    for (size_t i = 0; i < 4 * CHECK_COUNT(cases); i++) {
-        rope_case c = cases[i / 4];
+    for (size_t i = 0; i < 8 * CHECK_COUNT(cases); i++) {
+        rope_case c = cases[i / 8];
         c.dtype = i % 2 ? PM_F16 : PM_F32;
         c.norm = i / 2 % 2;
+        c.interleaved = i / 4 % 2;
         begin_case(&c);
         run_values(&c, check_normals((size_t)c.n * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim, 4));
     }

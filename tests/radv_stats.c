@@ -43,7 +43,7 @@ static const variant variants[] = {
     {"matmul_", "qkv", 2, {128, PM_LINEAR_NORM}},
     {"matmul_", "add", 2, {128, PM_LINEAR_ADD}},
     {"matmul_", "glu", 2, {128, PM_LINEAR_NORM | PM_LINEAR_GLU}},
-    {"rope_store_", "", 3, {32, 128, 1}},
+    {"rope_store_", "", 4, {32, 128, 1, 0}},
     {"attend_f", "head 128, group 4", 3, {64, 128, 4}},
     {"attend_f", "head 64, group 5", 3, {32, 64, 5}},
     {"attend_merge", "", 2, {64, 128}},

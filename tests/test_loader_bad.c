@@ -167,8 +167,7 @@ static void doubled_name_is_refused(void **state) {
     bytes_close(&b);
 }
 
-// ---- safetensors
-// ------------------------------------------------------------------------------------------------------------------
+// ---- safetensors -----------------------------------------------------------------------------------------------------
 
 typedef struct text_case {
     const char *from, *to;
@@ -269,8 +268,7 @@ static void changed_safetensors_is_refused(void **state) {
     bytes_close(&seed);
 }
 
-// ---- the JSON files
-// -----------------------------------------------------------------------------------------------------------------
+// ---- the JSON files --------------------------------------------------------------------------------------------------
 
 // Changes `name`, made from its seed, case by case.
 static void try_texts(const char *name, const char *seed, const text_case *cases, size_t n) {
@@ -414,8 +412,7 @@ static void deep_nesting_is_safe(void **state) {
         }
 }
 
-// ---- no memory
-// ------------------------------------------------------------------------------------------------------------------------
+// ---- no memory -------------------------------------------------------------------------------------------------------
 
 // Every allocation in turn is the first to fail; the sanitizer sees what is not given back.
 static void opens_or_says_no_memory(const char *path) {

@@ -317,8 +317,7 @@ static void sharded_safetensors_are_one_model(void **state) {
     refused(temp_path("shards"), PM_ERR_FILE, "is there twice");
 }
 
-// ---- the checkpoints of others
-// ---------------------------------------------------------------------------------------------------
+// ---- the checkpoints of others ---------------------------------------------------------------------------------------
 
 static void checkpoints_have_their_flags(void **state) {
     (void)state;
