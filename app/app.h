@@ -4,6 +4,7 @@
 #define PM_APP_H
 
 #include "backend/pumice.h"
+#include "host/base.h"
 
 enum {
     APP_EXIT_OK = 0,
@@ -77,6 +78,7 @@ extern const app_command app_run;
 extern const app_command app_devices;
 extern const app_command app_info;
 extern const app_command app_plan;
+extern const app_command app_perplexity;
 extern const app_command app_tokenize;
 extern const app_command app_template;
 

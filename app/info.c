@@ -1,6 +1,7 @@
 // pumice info: what a model file says, without any device.
 #include "app/json.h"
 #include "backend/pumice.h"
+#include "loader/loader.h"
 
 #include <inttypes.h>
 #include <stdio.h>

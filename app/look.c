@@ -5,6 +5,7 @@
 
 #include "app/app.h"
 #include "app/messages.h"
+#include "backend/tokenizer.h"
 
 enum { MAX_TEXT = 256 << 20 }; // bytes
 

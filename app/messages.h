@@ -5,6 +5,7 @@
 #include <cjson/cJSON.h>
 
 #include "backend/pumice.h"
+#include "host/base.h"
 
 // Zero-initialise; close takes half-built ones. The JSON must outlive it.
 typedef struct app_conversation {

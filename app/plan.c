@@ -16,16 +16,10 @@ static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISI
 
 typedef struct state {
     const values *v;
-    pm_file *file;
-    const pm_config *config;
     pm_device_info *infos;
     pm_plan *plans; // (n)
     int n;
 } state;
-
-static uint64_t kv_bytes(const state *s) {
-    return pm_plan_kv_bytes(s->config, (pm_precision)s->v->precision);
-}
 
 static bool is_short(const pm_plan *p, int heap) {
     return p->heap_need[heap] > p->heap_free[heap];
@@ -39,16 +33,8 @@ static void print_size(const char *what, uint64_t size) {
 }
 
 static void print_model(const state *s) {
-    char count[APP_SHORT_TEXT], bytes[APP_SHORT_TEXT], kv[APP_SHORT_TEXT];
-    uint64_t n_parameters = 0, size = 0;
-    size_t n;
-    const pm_tensor_view *t = pm_file_tensors(s->file, &n);
-    for (size_t i = 0; i < n; i++) {
-        n_parameters += t[i].dims[0] * t[i].dims[1] * t[i].dims[2] * t[i].dims[3];
-        size += t[i].size;
-    }
-    printf("%s: %s, %s parameters, %s; KV cache in %s: %s a position\n", s->v->model, s->config->architecture,
-           app_count(n_parameters, count), app_bytes(size, bytes), precisions[s->v->precision], app_bytes(kv_bytes(s), kv));
+    char kv[APP_SHORT_TEXT];
+    printf("%s, KV cache in %s: %s a position\n", s->v->model, precisions[s->v->precision], app_bytes(s->plans[0].kv_bytes, kv));
 }
 
 // The heaps that something is asked of.
@@ -70,27 +56,26 @@ static bool print_heaps(const pm_device_info *d, const pm_plan *p) {
     return any_short;
 }
 
-static void print_longest(const state *s, const pm_plan *p) {
+static void print_longest(const pm_plan *p) {
     if (p->longest_ctx == 0)
         printf("   no context fits: the weights are too large\n");
     else
         printf("   the longest context that fits is %" PRIu32, p->longest_ctx);
-    if (p->longest_ctx && s->config->max_ctx)
-        printf("; the model was made for %" PRIu32, s->config->max_ctx);
+    if (p->longest_ctx && p->model_ctx)
+        printf("; the model was made for %" PRIu32, p->model_ctx);
     if (p->longest_ctx)
         printf("\n");
 }
 
-static void print_quant(const pm_plan *p) {
+static void print_narrower(const pm_plan *p) {
     char bytes[APP_SHORT_TEXT];
-    if (p->quant_bytes)
-        printf("   with matrices in %s it would fit: %s of weights\n", pm_dtype_get(p->quant)->name,
-               app_bytes(p->quant_bytes, bytes));
+    if (p->narrower)
+        printf("   with matrices in %s it would fit: %s of weights\n", p->narrower, app_bytes(p->narrower_bytes, bytes));
     else
         printf("   and no narrower type that is run here would make it fit\n");
 }
 
-static void print_plan(const state *s, const pm_device_info *d, const pm_plan *p) {
+static void print_plan(const pm_device_info *d, const pm_plan *p) {
     char bytes[APP_SHORT_TEXT];
     printf("\n%d  %s: a context of %" PRIu32 " %s\n", d->index, d->name, p->ctx, p->fits ? "fits" : "does not fit");
     print_size("weights", p->weight_bytes);
@@ -101,9 +86,9 @@ static void print_plan(const state *s, const pm_device_info *d, const pm_plan *p
     printf(", and %s to pass rows and results\n", app_bytes(p->host_bytes, bytes));
     if (!print_heaps(d, p) && !p->fits)
         printf("   %s\n", p->reason);
-    print_longest(s, p);
+    print_longest(p);
     if (!p->fits)
-        print_quant(p);
+        print_narrower(p);
 }
 
 // ---- JSON -------------------------------------------------------------------------------------------------------------
@@ -133,20 +118,19 @@ static void put_plan(app_json *j, cJSON *o, const pm_device_info *d, const pm_pl
     app_json_bool(j, o, "fits", p->fits);
     app_json_text(j, o, "reason", p->fits ? NULL : p->reason);
     app_json_number(j, o, "longest_context", p->longest_ctx);
-    cJSON *quant = app_json_put(j, o, "narrower", p->quant_bytes ? cJSON_CreateObject() : cJSON_CreateNull());
-    if (p->quant_bytes) {
-        app_json_text(j, quant, "type", pm_dtype_get(p->quant)->name);
-        app_json_number(j, quant, "weight_bytes", p->quant_bytes);
+    cJSON *narrower = app_json_put(j, o, "narrower", p->narrower ? cJSON_CreateObject() : cJSON_CreateNull());
+    if (p->narrower) {
+        app_json_text(j, narrower, "type", p->narrower);
+        app_json_number(j, narrower, "weight_bytes", p->narrower_bytes);
     }
 }
 
 static pm_status print_json(const state *s) {
     app_json j = app_json_begin();
     app_json_text(&j, j.root, "path", s->v->model);
-    app_json_text(&j, j.root, "architecture", s->config->architecture);
-    app_json_number(&j, j.root, "model_context", s->config->max_ctx);
     app_json_text(&j, j.root, "precision", precisions[s->v->precision]);
-    app_json_number(&j, j.root, "kv_bytes", kv_bytes(s));
+    app_json_number(&j, j.root, "model_context", s->plans[0].model_ctx);
+    app_json_number(&j, j.root, "kv_bytes", s->plans[0].kv_bytes);
     cJSON *devices = app_json_array(&j, j.root, "devices");
     for (int i = 0; i < s->n; i++)
         put_plan(&j, app_json_object(&j, devices, NULL), &s->infos[i], &s->plans[i]);
@@ -176,21 +160,17 @@ static pm_status make_plans(state *s) {
     s->plans = pm_calloc((size_t)s->n, sizeof(*s->plans));
     if (!s->plans)
         return pm_fail(PM_ERR_MEMORY, "no memory for %d plans", s->n);
-    for (int i = 0; i < s->n; i++)
-        PM_TRY(pm_plan_make(s->file, &s->infos[i], &session, &s->plans[i]));
-    return PM_OK;
+    return pm_plan_make(s->v->model, s->infos, s->n, &session, s->plans);
 }
 
 static pm_status go(state *s) {
-    PM_TRY(pm_file_open(s->v->model, &s->file));
-    s->config = pm_file_config(s->file);
     PM_TRY(pm_device_list(&s->infos, &s->n));
     PM_TRY(make_plans(s));
     if (s->v->json)
         return print_json(s);
     print_model(s);
     for (int i = 0; i < s->n; i++)
-        print_plan(s, &s->infos[i], &s->plans[i]);
+        print_plan(&s->infos[i], &s->plans[i]);
     return PM_OK;
 }
 
@@ -203,7 +183,6 @@ static int run(int argc, char **argv) {
     exit_code = app_exit(go(&s));
     pm_free(s.plans);
     pm_free(s.infos);
-    pm_file_close(&s.file);
     return exit_code;
 }
 

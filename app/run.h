@@ -1,4 +1,4 @@
-// Private to the command `run`: its options, and the steps that are files of their own.
+// Private to the command `run`: its options, and the steps that are files of their own; perplexity has the bar from here.
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 

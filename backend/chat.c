@@ -1,5 +1,6 @@
 // Chat templates without Jinja: conversations as the templates of Qwen3 and its kin render them, or as plain ChatML.
 #include "backend/text.h"
+#include "host/base.h"
 
 #include <string.h>
 

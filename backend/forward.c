@@ -19,7 +19,7 @@ typedef struct state {
 // x += o(attend(rope(norm(q)), rope(norm(k)), v)) with q, k, v = qkv(norm(x))
 static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tensor next_gain) {
     const pm_config *c = s->c;
-    for (int i = 0; i < 3 && layer->qkv[i].rows > 0; i++) // one, unless their types differ
+    for (int i = 0; i < PM_MAX_PARTS && layer->qkv[i].rows; i++) // one, unless their types differ
         pm_op_norm_linear(s->cmd, s->qkv, &s->h, layer->qkv[i], c->qkv_bias ? &layer->qkv_bias : NULL);
     pm_op_rope_store(s->cmd, &(pm_rope_store){
                                  .q = s->q,

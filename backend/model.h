@@ -3,11 +3,13 @@
 #define PM_MODEL_H
 
 #include "backend/pumice.h"
+#include "backend/tokenizer.h"
 #include "host/ops.h"
+#include "loader/loader.h"
 
 typedef struct pm_layer {
     pm_tensor attn_norm;      // (1, dim)
-    pm_tensor qkv[3];         // (q_dim + 2 kv_dim, dim) in all: Q, K, V stacked, neighbours of one type in one; else no rows
+    pm_tensor qkv[3];         // (q_dim + 2 kv_dim, dim) in all: Q, K, V stacked, those of one type in one; then rows is 0
     pm_tensor qkv_bias;       // (1, q_dim + 2 kv_dim), where config.qkv_bias
     pm_tensor q_norm, k_norm; // (1, head_dim), where config.qk_norm
     pm_tensor o;              // (dim, q_dim)
@@ -43,9 +45,9 @@ typedef struct pm_weight {
     const pm_tensor_view *parts[PM_MAX_PARTS];
     int n_parts;
     pm_pack_order order;
-    uint32_t row0; // where its rows stand among those of a matrix that is in several for its types
     int layer;     // -1: of the model as a whole
     size_t offset; // of its pm_tensor in struct pm_layer, or in struct pm_model
+    uint32_t row0; // where its rows stand in a whole of several
 } pm_weight;
 
 // All of a model, in the order in which they go to the device. *weights is the caller's to pm_free.
@@ -125,6 +127,12 @@ void pm_cache_close(pm_cache *cache);
 pm_status pm_cache_reserve(pm_cache *cache, int seq, uint32_t n_positions);
 // Gives back the pages that n_positions do not need.
 void pm_cache_shrink(pm_cache *cache, int seq, uint32_t n_positions);
+
+// ---- session.c, for score.c --------------------------------------------------------------------------------------------------
+
+// Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
+pm_status pm_session_check(const pm_session *session, int seq, const int32_t *ids, size_t n);
+const pm_model *pm_session_model(const pm_session *session);
 
 // ---- rope.c ------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ static unsigned long long mib_up(uint64_t bytes) {
 
 // ---- weights ----------------------------------------------------------------------------------------------------------
 
-// Parts of different types become halves (pack.c), but for floats beyond a half's range, which a header does not tell.
+// Gate and up of different types become halves (pack.c), but for floats beyond a half's range, which a header does not tell.
 static pm_dtype common_dtype(const pm_weight *w) {
     for (int i = 1; i < w->n_parts; i++)
         if (w->parts[i]->dtype != w->parts[0]->dtype)
@@ -59,20 +59,30 @@ pm_status pm_plan_check_weights(const pm_device *dev, const char *path, uint64_t
 
 // ---- sessions ---------------------------------------------------------------------------------------------------------
 
+// What was asked for, as far as a kernel can see its logits whole and the sequences have room for it.
+static uint32_t choose_batch(const pm_device *dev, const pm_config *c, const pm_session_sizes *s, uint32_t asked) {
+    uint64_t most = pm_device_get_info(dev)->max_binding / pm_activation_bytes(1, c->vocab_size);
+    uint64_t room = (uint64_t)s->ctx * s->n_seqs, batch = asked;
+    batch = batch < most ? batch : most;
+    batch = batch < room ? batch : room;
+    return batch > PM_BATCH_MAX ? (uint32_t)batch : PM_BATCH_MAX;
+}
+
 // What no device will ever have room for is refused before sizes are computed with it.
 static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const pm_session_options *options,
                                pm_session_sizes *sizes) {
     pm_session_options o = options ? *options : (pm_session_options){0};
     uint32_t ctx = o.ctx ? o.ctx : c->max_ctx && c->max_ctx < DEFAULT_CTX ? c->max_ctx : DEFAULT_CTX;
     uint32_t rows = o.max_chunk ? o.max_chunk : pm_device_chunk(dev);
-    rows = rows > ctx ? ctx : rows;
     *sizes = (pm_session_sizes){
         .ctx = ctx,
         .n_seqs = o.n_seqs ? o.n_seqs : 1,
-        .max_rows = rows < PM_BATCH_MAX ? PM_BATCH_MAX : rows,
-        .max_out = PM_BATCH_MAX,
+        .max_rows = rows > ctx ? ctx : rows,
         .kv_dtype = o.precision == PM_PRECISION_F32 ? PM_F32 : PM_F16,
     };
+    sizes->max_out = choose_batch(dev, c, sizes, o.max_batch);
+    if (sizes->max_rows < sizes->max_out)
+        sizes->max_rows = sizes->max_out;
     if (ctx > MOST_CTX)
         return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", ctx, MOST_CTX);
     if (sizes->n_seqs > MOST_SEQS)
@@ -260,20 +270,20 @@ static pm_status find_longest(const planning *p, uint64_t weight_bytes, uint32_t
 }
 
 // Of the types narrower than what the file has the largest with which it fits.
-static pm_status find_quant(const planning *p, pm_plan *plan) {
+static pm_status find_narrower(const planning *p, pm_plan *plan) {
     planning q = *p;
     for (q.as = 0; q.as < PM_DTYPE_COUNT; q.as++) {
         uint64_t bytes;
         pm_status status = rehearse_weights(&q, &bytes);
-        if (status == PM_OK && (bytes <= plan->quant_bytes || bytes >= plan->weight_bytes))
+        if (status == PM_OK && (bytes <= plan->narrower_bytes || bytes >= plan->weight_bytes))
             continue;
         if (status == PM_OK)
             status = try_ctx(&q, bytes, plan->ctx);
         if (status != PM_OK && status != PM_ERR_DEVICE_MEMORY)
             return status;
         if (status == PM_OK) {
-            plan->quant = (pm_dtype)q.as;
-            plan->quant_bytes = bytes;
+            plan->narrower = pm_dtype_get((pm_dtype)q.as)->name;
+            plan->narrower_bytes = bytes;
         }
     }
     return PM_OK;
@@ -295,6 +305,7 @@ static pm_status add_up(const planning *p, pm_plan *plan) {
     PM_TRY(take_reason(plan, rehearse_session(p, &s, &plan->session_bytes)));
     PM_TRY(take_reason(plan, pm_plan_check_bindings(p->dev, &s)));
     plan->ctx = s.ctx;
+    plan->kv_bytes = 2 * pm_kv_page_bytes(s.kv_dtype, p->config->n_kv_heads, p->config->head_dim) * p->config->n_layers / PM_PAGE;
     plan->cache_bytes = s.cache;
     plan->scratch_bytes = plan->session_bytes - plan->cache_bytes;
     plan->host_bytes = s.upload + s.readback;
@@ -311,25 +322,35 @@ static pm_status make_plan(const planning *p, pm_plan *plan) {
     if (plan->fits)
         PM_TRY(find_longest(p, plan->weight_bytes, &plan->longest_ctx));
     PM_TRY(add_up(p, plan));
-    return plan->fits ? PM_OK : find_quant(p, plan);
+    return plan->fits ? PM_OK : find_narrower(p, plan);
 }
 
-pm_status pm_plan_make(const pm_file *file, const pm_device_info *info, const pm_session_options *options, pm_plan *plan) {
-    const pm_session_options usual = {0};
-    planning p = {.config = pm_file_config(file), .as = AS_IT_IS, .options = options ? options : &usual};
+static pm_status plan_device(const planning *p, const pm_device_info *info, pm_plan *plan) {
+    planning q = *p;
+    *plan = (pm_plan){.model_ctx = p->config->max_ctx};
+    PM_TRY(pm_device_open_dry(info, &q.dev));
+    pm_status status = make_plan(&q, plan);
+    pm_device_close(&q.dev);
+    return status;
+}
+
+static pm_status plan_devices(const pm_file *file, const pm_device_info *infos, int n, const pm_session_options *options,
+                              pm_plan *plans) {
+    planning p = {.config = pm_file_config(file), .as = AS_IT_IS, .options = options};
     pm_weight *weights;
-    *plan = (pm_plan){0};
-    PM_TRY(pm_weights_list(file, &weights, &p.n_weights));
+    pm_status status = pm_weights_list(file, &weights, &p.n_weights);
     p.weights = weights;
-    pm_status status = pm_device_open_dry(info, &p.dev);
-    if (status == PM_OK)
-        status = make_plan(&p, plan);
-    pm_device_close(&p.dev);
+    for (int i = 0; i < n && status == PM_OK; i++)
+        status = plan_device(&p, &infos[i], &plans[i]);
     pm_free(weights);
     return status;
 }
 
-uint64_t pm_plan_kv_bytes(const pm_config *c, pm_precision precision) {
-    pm_dtype dtype = precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
-    return 2 * pm_kv_page_bytes(dtype, c->n_kv_heads, c->head_dim) * c->n_layers / PM_PAGE;
+pm_status pm_plan_make(const char *path, const pm_device_info *infos, int n, const pm_session_options *options, pm_plan *plans) {
+    const pm_session_options usual = {0};
+    pm_file *file;
+    PM_TRY(pm_file_open(path, &file));
+    pm_status status = plan_devices(file, infos, n, options ? options : &usual, plans);
+    pm_file_close(&file);
+    return status;
 }

@@ -1,19 +1,22 @@
 // The public API of Pumice: open a device and a model, evaluate prompts, draw tokens. Text in and out is in text.h, devices are in
-// host.h, status and messages in base.h: this header brings them all.
+// device.h, a model's dimensions in config.h, status and messages in status.h: this header brings them all, and they are all that
+// is installed. tests/example.c is a whole program.
 //
-// Ownership: who opens closes; a session must be closed before its model, a model before its device. Threads: one session, one
-// thread; a device serves its sessions from one thread at a time.
+// Ownership: who opens closes; a session must be closed before its model, a model before its device. Close takes the address of
+// the handle, sets it to NULL, and is fine with one that is NULL. Threads: one session, one thread; a device serves its sessions
+// from one thread at a time.
+//
+// Errors: whoever works on a device may return PM_ERR_DEVICE and PM_ERR_DEVICE_LOST; whoever allocates, PM_ERR_MEMORY. What is said
+// below comes on top. pm_error_text tells it in words.
 #ifndef PM_PUMICE_H
 #define PM_PUMICE_H
 
 #include "backend/text.h"
-#include "host/base.h"
-#include "host/host.h"
-#include "loader/loader.h"
+#include "host/device.h"
+#include "host/status.h"
+#include "loader/config.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+PM_API_BEGIN
 
 // ---- model ------------------------------------------------------------------------------------------------------------
 
@@ -25,61 +28,79 @@ typedef enum pm_precision {
 } pm_precision;
 
 typedef struct pm_model_options {
-    // Called while weights are uploaded; may be NULL.
+    // Called while weights are uploaded, by the thread that opens; may be NULL. Bytes of the file.
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
-    void *user;
+    void *user; // handed through
     // Inverse rotary frequencies rounded to bfloat16, as a transformers model that was cast as a whole (model.to(bfloat16)) has
     // them: for comparing with what such a model computed. Far positions differ by percents from the full precision's.
     bool bf16_frequencies;
 } pm_model_options;
 
-// Opens a model folder or file and puts its weights on the device in the types they have in the file. PM_ERR_DEVICE_MEMORY, with
-// the shortfall, before anything is allocated where it does not fit. options may be NULL.
+// Opens a model and puts its weights on the device in the types they have in the file. path: a folder with config.json and
+// *.safetensors, one .safetensors file, or a .gguf file. options may be NULL. PM_ERR_IO, PM_ERR_FILE (damaged), PM_ERR_UNSUPPORTED
+// (sound, but nothing we run); PM_ERR_DEVICE_MEMORY, with the shortfall, before anything is allocated where it does not fit.
 pm_status pm_model_open(pm_device *dev, const char *path, const pm_model_options *options, pm_model **model);
 void pm_model_close(pm_model **model);
 
+// What these give belongs to the model and lives as long. Any thread may ask.
 const pm_config *pm_model_config(const pm_model *model);
 // NULL where the model comes without a tokenizer.
 const pm_tokenizer *pm_model_tokenizer(const pm_model *model);
+// The Jinja text that pm_chat_render takes; n == 0 where the model has none.
 pm_str pm_model_chat_template(const pm_model *model);
 uint64_t pm_model_weight_bytes(const pm_model *model); // on the device
+// Does the model want its config's bos before a text? Nobody puts it there by himself.
+bool pm_model_add_bos(const pm_model *model);
+// Does this id end the model's answer?
 bool pm_model_is_eos(const pm_model *model, int32_t id);
 
 // ---- session ----------------------------------------------------------------------------------------------------------
 
+// Sequences of tokens, each with its cache: numbered 0 to n_seqs - 1, empty at first. Every `seq` below is such a number.
 typedef struct pm_session pm_session;
 
 // Zero is the default of each.
 typedef struct pm_session_options {
-    uint32_t ctx;           // positions a sequence can have; 0: what the model allows, at most 4096
-    uint32_t n_seqs;        // sequences with a cache of their own; 0: 1
-    uint32_t max_chunk;     // rows a pass of a prompt; 0: the device's
+    uint32_t ctx;       // positions a sequence can have; 0: what the model allows, at most 4096
+    uint32_t n_seqs;    // sequences with a cache of their own; 0: 1
+    uint32_t max_chunk; // rows a pass of a prompt; 0: the device's
+    uint32_t max_batch; // rows of a batch, whose logits take memory; 0: PM_BATCH_MAX. Fewer where the device binds no more at once
     pm_precision precision; // of the KV cache and of activations
     bool profile;           // time every kernel
 } pm_session_options;
 
-// PM_ERR_DEVICE_MEMORY, with the shortfall, where cache and scratch do not fit.
+// options may be NULL. PM_ERR_DEVICE_MEMORY, with the shortfall, where cache and scratch do not fit; PM_ERR_USAGE where no device
+// ever could.
 pm_status pm_session_open(pm_model *model, const pm_session_options *options, pm_session **session);
 void pm_session_close(pm_session **session);
-uint32_t pm_session_ctx(const pm_session *session);
+uint32_t pm_session_ctx(const pm_session *session);   // positions a sequence can have
 uint64_t pm_session_bytes(const pm_session *session); // cache and scratch on the device
 
-// Runs n >= 1 ids at the end of a sequence, in chunks. *logits (vocab_size floats) of the last one are borrowed until the next call
-// on the session; logits may be NULL where they are not wanted. PM_ERR_CONTEXT, and nothing is run, when the sequence would
-// exceed the context; PM_ERR_CANCELLED between chunks after pm_session_cancel.
+// Runs n >= 1 ids at the end of a sequence, in chunks. *logits (config.vocab_size floats, not normalised) of the last one are
+// borrowed until the next call on the session; logits may be NULL where they are not wanted. PM_ERR_CONTEXT when the sequence would
+// exceed the context, PM_ERR_USAGE for an id outside the vocabulary, an unknown sequence, or while a generation runs: nothing is
+// run then. PM_ERR_CANCELLED between chunks after pm_session_cancel: pm_session_pos tells how far it came.
 pm_status pm_session_eval(pm_session *session, int seq, const int32_t *ids, size_t n, const float **logits);
 
-// One pass over rows of several sequences, in order: a decode step of a batch, or pieces of prompts. n is at most
-// PM_BATCH_MAX. *logits (n, pm_session_logits_stride) of every row are borrowed until the next call; may be NULL.
+// One pass over rows of several sequences, in order: a decode step of a batch, or pieces of prompts. n is 1 to
+// pm_session_max_batch.
+// *logits (n rows, pm_session_logits_stride floats from row to row) are borrowed until the next call; may be NULL. Errors as of
+// pm_session_eval; nothing is run then.
 enum { PM_BATCH_MAX = 8 };
 typedef struct pm_batch_row {
     int seq;
     int32_t id; // runs at the end of its sequence
 } pm_batch_row;
 pm_status pm_session_eval_batch(pm_session *session, const pm_batch_row *rows, int n, const float **logits);
-uint32_t pm_session_logits_stride(const pm_session *session);
+uint32_t pm_session_max_batch(const pm_session *session);     // at least PM_BATCH_MAX
+uint32_t pm_session_logits_stride(const pm_session *session); // floats: vocab_size rounded up
 
-// How the next token is drawn, in the order of the fields. All zero is greedy. Numbers out of range: PM_ERR_USAGE.
+// Runs n ids like pm_session_eval, with its errors, and says how likely those from `first` on were (1 <= first < n):
+// logprobs[i] = ln p(ids[first + i] | all that stands before it), n - first of them, into the caller's memory. Their logits come
+// pm_session_max_batch rows at a time: a larger options.max_batch makes it faster.
+pm_status pm_session_score(pm_session *session, int seq, const int32_t *ids, size_t n, size_t first, double *logprobs);
+
+// How the next token is drawn, in the order of the fields. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
 typedef struct pm_sampler {
     float temperature; // 0: greedy
     uint32_t top_k;    // 0: off
@@ -88,26 +109,29 @@ typedef struct pm_sampler {
     uint64_t seed;     // the same seed gives the same text on one device
 } pm_sampler;
 
-// Generation of one sequence. start runs n >= 1 ids like eval and draws the next id on the device; each next returns one id. The
-// device is always a step ahead: it works on the next id while the caller looks at this one. end waits for it; the sequence then
-// holds the prompt and every id that next returned, less the last (it was drawn, not run).
+// Generation of one sequence. start runs n >= 1 ids like eval, with its errors, and draws the next id on the device; each next
+// returns one id. The device is always a step ahead: it works on the next id while the caller looks at this one. end waits for it;
+// the sequence then holds the prompt and every id that next returned, less the last (it was drawn, not run).
 pm_status pm_session_start(pm_session *session, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler);
 pm_status pm_session_next(pm_session *session, int32_t *id); // PM_ERR_CONTEXT when there is no room to run another
-pm_status pm_session_end(pm_session *session);
+pm_status pm_session_end(pm_session *session);               // fine when none is running
 
-// Positions a sequence holds, and forgetting those from `pos` on.
+// Positions a sequence holds, and forgetting those from `pos` on (not while a generation runs). The sequence must exist.
 uint32_t pm_session_pos(const pm_session *session, int seq);
 void pm_session_rewind(pm_session *session, int seq, uint32_t pos);
 
 // May be called from a signal handler or another thread: a running eval or start returns PM_ERR_CANCELLED after its present chunk.
 void pm_session_cancel(pm_session *session);
 
-// What profile gathered: sums by kernel and label. Borrowed until the next call on the session.
+// What options.profile gathered: sums by kernel and label. The *n rows are borrowed until the next call on the session, the names
+// are static text.
 typedef struct pm_profile_row {
     const char *kernel;
-    const char *label;
-    uint64_t count, ns, bytes;
-    uint32_t last; // of `count`: in the last pass
+    const char *label; // the step of the model: "attention"
+    uint64_t count;    // dispatches
+    uint64_t ns;       // on the GPU
+    uint64_t bytes;    // that they must at least move
+    uint32_t last;     // of `count`: in the last pass
 } pm_profile_row;
 const pm_profile_row *pm_session_profile(const pm_session *session, int *n);
 
@@ -119,6 +143,8 @@ void pm_session_set_replay(pm_session *session, bool replay);
 // What a model and a session would take of a device, and what fits.
 typedef struct pm_plan {
     uint32_t ctx;           // of the session: the options' or the usual one
+    uint32_t model_ctx;     // that the model was made for; 0: the file does not say
+    uint64_t kv_bytes;      // of the cache for one position of one sequence
     uint64_t weight_bytes;  // what pm_model_weight_bytes will tell
     uint64_t session_bytes; // what pm_session_bytes will tell: cache_bytes + scratch_bytes
     uint64_t cache_bytes, scratch_bytes;
@@ -127,19 +153,17 @@ typedef struct pm_plan {
     bool fits;
     char reason[256];     // why it does not
     uint32_t longest_ctx; // positions that would fit, whatever the model was made for; 0: not even the weights do
-    // Where it does not fit: the widest type with which all of it would if every matrix had it; quant_bytes 0: there is none.
-    pm_dtype quant;
-    uint64_t quant_bytes; // weights, then
+    // Where it does not fit: the widest type with which all of it would if every matrix had it, and the weights' bytes then. Static
+    // text, "Q8_0"; NULL where there is none.
+    const char *narrower;
+    uint64_t narrower_bytes;
 } pm_plan;
 
-// Adds up, from the file's header and the device's entry in pm_device_list. Nothing is opened or allocated on the device. options
-// may be NULL. PM_ERR_USAGE for options that make no sense, PM_ERR_MEMORY; what does not fit is no failure. Q, K, V of different
-// types are taken to be stored as halves, as nearly all values allow.
-pm_status pm_plan_make(const pm_file *file, const pm_device_info *info, const pm_session_options *options, pm_plan *plan);
-// Bytes of the KV cache for one position of one sequence.
-uint64_t pm_plan_kv_bytes(const pm_config *config, pm_precision precision);
+// Adds up for each of n devices, as pm_device_list has them, from the header of the model's file: plans[i] is that of infos[i].
+// Nothing is opened or allocated on a device. options may be NULL. The file's errors are those of pm_model_open; PM_ERR_USAGE for
+// options that make no sense; what does not fit is no failure. Gate and up of different types are taken to be stored as
+// halves, as nearly all values allow.
+pm_status pm_plan_make(const char *path, const pm_device_info *infos, int n, const pm_session_options *options, pm_plan *plans);
 
-#ifdef __cplusplus
-}
-#endif
+PM_API_END
 #endif

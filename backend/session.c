@@ -136,10 +136,14 @@ static pm_status upload_constants(pm_session *s) {
     pm_status status = pm_slice_write(s->model->dev, s->angles, angles, s->angles.size);
     pm_free(angles);
     PM_TRY(status);
-    uint32_t identity[PM_BATCH_MAX];
+    uint32_t *identity = pm_calloc(s->max_out, sizeof *identity);
+    if (!identity)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     for (uint32_t i = 0; i < s->max_out; i++)
         identity[i] = i;
-    return pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+    status = pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+    pm_free(identity);
+    return status;
 }
 
 static pm_status open_session(pm_session *s, const pm_session_options *options) {
@@ -329,7 +333,7 @@ static pm_status reserve(pm_session *s, int seq, uint32_t n_positions) {
     return PM_OK;
 }
 
-static pm_status check_ids(const pm_session *s, int seq, const int32_t *ids, size_t n) {
+pm_status pm_session_check(const pm_session *s, int seq, const int32_t *ids, size_t n) {
     if (seq < 0 || (uint32_t)seq >= s->n_seqs)
         return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->n_seqs);
     if (s->gen.running)
@@ -414,7 +418,7 @@ static pm_status wait_all(pm_session *s) {
 
 pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, const float **logits) {
     int slot;
-    PM_TRY(check_ids(s, seq, ids, n));
+    PM_TRY(pm_session_check(s, seq, ids, n));
     shape last = {.n_out = logits ? 1 : 0, .logits = logits != NULL};
     PM_TRY(run_prompt(s, seq, ids, n, &last, NULL, &slot));
     PM_TRY(wait_all(s));
@@ -425,7 +429,7 @@ pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, 
 
 // Gives row i of the batch its place at the end of its sequence.
 static pm_status place_row(pm_session *s, const pm_batch_row *row, struct pm_row *placed, uint32_t *longest) {
-    PM_TRY(check_ids(s, row->seq, &row->id, 1));
+    PM_TRY(pm_session_check(s, row->seq, &row->id, 1));
     PM_TRY(reserve(s, row->seq, s->pos[row->seq] + 1));
     uint32_t pos = s->pos[row->seq]++;
     *placed = (struct pm_row){.token = (uint32_t)row->id, .seq = (uint32_t)row->seq, .pos = pos};
@@ -452,8 +456,8 @@ static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shap
 }
 
 pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n, const float **logits) {
-    if (n < 1 || n > PM_BATCH_MAX)
-        return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %d are possible", n, PM_BATCH_MAX);
+    if (n < 1 || (uint32_t)n > s->max_out)
+        return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %u are possible", n, s->max_out);
     PM_TRY(wait_all(s));
     shape p = {.n = (uint32_t)n, .n_out = logits ? (uint32_t)n : 0, .logits = logits != NULL};
     PM_TRY(run_batch(s, batch, n, &p));
@@ -466,7 +470,7 @@ pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n,
 // ---- generation -------------------------------------------------------------------------------------------------------
 
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
-    PM_TRY(check_ids(s, seq, ids, n));
+    PM_TRY(pm_session_check(s, seq, ids, n));
     PM_TRY(check_sampler(sampler));
     shape last = {.n_out = 1, .sample = true};
     s->gen = (generation){.seq = seq};
@@ -538,6 +542,14 @@ uint32_t pm_session_ctx(const pm_session *s) {
 
 uint64_t pm_session_bytes(const pm_session *s) {
     return pm_slabs_bytes(s->slabs);
+}
+
+uint32_t pm_session_max_batch(const pm_session *s) {
+    return s->max_out;
+}
+
+const pm_model *pm_session_model(const pm_session *s) {
+    return s->model;
 }
 
 uint32_t pm_session_logits_stride(const pm_session *s) {

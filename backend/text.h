@@ -3,30 +3,23 @@
 #ifndef PM_TEXT_H
 #define PM_TEXT_H
 
-#include "loader/loader.h"
+#include "host/status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+PM_API_BEGIN
 
 // ---- tokenizer --------------------------------------------------------------------------------------------------------
 
-// Byte-level BPE, as the tokenizers library runs a tokenizer.json of the GPT-2 kind. It does not change after opening: several
-// threads may encode and decode with one.
+// Byte-level BPE, as the tokenizers library runs a tokenizer.json of the GPT-2 kind. A model has one (pm_model_tokenizer). It never
+// changes: several threads may encode and decode with one.
 typedef struct pm_tokenizer pm_tokenizer;
-
-// Builds from the loader's views, which it keeps: the pm_file must outlive it. vocab NULL (a model without a tokenizer) is
-// PM_ERR_UNSUPPORTED; merges of unknown tokens are PM_ERR_FILE, a regex that PCRE2 refuses is PM_ERR_UNSUPPORTED.
-pm_status pm_tokenizer_open(const pm_vocab_data *vocab, pm_tokenizer **tok);
-void pm_tokenizer_close(pm_tokenizer **tok);
 
 typedef enum pm_encode_flags {
     PM_ENCODE_SPECIAL = 1, // added tokens found in the text (<|im_start|>, <think>) become their ids; else they are plain text
     PM_ENCODE_REPAIR = 2,  // invalid UTF-8 becomes U+FFFD; else it is PM_ERR_USAGE naming the byte offset
 } pm_encode_flags;
 
-// Encodes `size` bytes, which may contain zeros. *ids (*n of them) is pm_malloc'ed and the caller's to pm_free; NULL when *n is
-// 0. Nothing is put before or after: a bos that vocab->add_bos asks for is the caller's to add.
+// Encodes `size` bytes, which may contain zeros. *ids (*n of them) is the caller's to pm_free; NULL when *n is 0. Nothing is put
+// before or after: a bos that the model wants is the caller's to add. PM_ERR_USAGE: not UTF-8; PM_ERR_MEMORY.
 pm_status pm_tokenizer_encode(const pm_tokenizer *tok, const char *text, size_t size, unsigned flags, int32_t **ids, size_t *n);
 
 // The bytes that one token stands for, a view into the tokenizer: often no whole character. Added tokens give their text.
@@ -44,8 +37,8 @@ typedef enum pm_decode_flags {
     PM_DECODE_SKIP_SPECIAL = 1, // control tokens give no text
 } pm_decode_flags;
 
-// Decodes a whole sequence. *text is pm_malloc'ed, the caller's, *size bytes long and followed by a 0. It is always valid
-// UTF-8: every invalid or unfinished sequence becomes one U+FFFD, as Python's errors="replace" does.
+// Decodes a whole sequence. *text is the caller's to pm_free, *size bytes long and followed by a 0. It is always valid UTF-8:
+// every invalid or unfinished sequence becomes one U+FFFD, as Python's errors="replace" does. PM_ERR_MEMORY.
 pm_status pm_tokenizer_decode(const pm_tokenizer *tok, const int32_t *ids, size_t n, unsigned flags, char **text, size_t *size);
 
 // The same, one token at a time. A character's bytes may be spread over tokens; the ones that wait for the rest are held here.
@@ -55,7 +48,7 @@ typedef struct pm_utf8_stream {
     int n;
 } pm_utf8_stream;
 
-// The most bytes that one pm_tokenizer_decode_next or _end can write: allocate once, then nothing is allocated per token.
+// The most bytes that one pm_tokenizer_decode_next or _end can write: allocate once, for nothing is allocated per token.
 size_t pm_tokenizer_text_max(const pm_tokenizer *tok);
 // Writes the text that is complete with this id to `text` (no 0 after it) and returns its size; 0 is usual.
 size_t pm_tokenizer_decode_next(const pm_tokenizer *tok, pm_utf8_stream *stream, int32_t id, unsigned flags, char *text);
@@ -93,13 +86,11 @@ pm_chat_format pm_chat_recognise(pm_str template_text);
 
 // Renders n >= 1 messages. There is no Jinja here: the Qwen3 family's templates are known by what their text does and are rendered
 // natively, byte for byte; another template with <|im_start|> is taken as plain ChatML without tools, and *format (may be NULL)
-// says so. *text is 0-terminated, pm_malloc'ed and the caller's. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles:
+// says so. *text is 0-terminated and the caller's to pm_free. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles:
 // PM_ERR_USAGE (the templates would drop such a message in silence).
 // Text of users is not escaped: "<|im_end|>" in it becomes a control token when the result is encoded with PM_ENCODE_SPECIAL.
 pm_status pm_chat_render(pm_str template_text, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text,
                          pm_chat_format *format);
 
-#ifdef __cplusplus
-}
-#endif
+PM_API_END
 #endif

@@ -1,7 +1,7 @@
 // Text to ids and back. Encoding goes: added tokens cut the raw text; what lies between is normalised (NFC), split into pieces by
 // the vocabulary's regex, and each piece becomes ids by byte-pair encoding (bpe.c).
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include "backend/text.h"
+#include "backend/tokenizer.h"
 
 #include <pcre2.h>
 #include <stdlib.h>

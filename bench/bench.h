@@ -4,6 +4,8 @@
 
 #include "app/app.h"
 #include "backend/pumice.h"
+#include "host/host.h"
+#include "loader/loader.h"
 
 enum { BENCH_MAX_LIST = 16, BENCH_MAX_REPETITIONS = 100 };
 enum { BENCH_MD, BENCH_JSON }; // bench_options.output

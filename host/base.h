@@ -1,5 +1,5 @@
 // The vocabulary every room may use: status, log, memory, checked sizes, data types, and what an operating system offers.
-// It includes nothing of ours. base.c is portable; os.c is the only file with #ifdef _WIN32 or __ANDROID__.
+// Of ours it includes only status.h, its public part. base.c is portable; os.c is the only file with #ifdef _WIN32 or __ANDROID__.
 #ifndef PM_BASE_H
 #define PM_BASE_H
 
@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "host/status.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,43 +22,14 @@ extern "C" {
 
 // ---- status -----------------------------------------------------------------------------------------------------------
 
-typedef enum pm_status {
-    PM_OK = 0,
-    PM_ERR_USAGE = -1,         // an argument or option that makes no sense
-    PM_ERR_IO = -2,            // the operating system refused: open, read, map, write
-    PM_ERR_FILE = -3,          // a file is not what it says it is
-    PM_ERR_UNSUPPORTED = -4,   // a well-formed file or request that we do not run
-    PM_ERR_MEMORY = -5,        // no host memory
-    PM_ERR_NO_DEVICE = -6,     // no Vulkan loader, driver, device or compute queue
-    PM_ERR_DEVICE_MEMORY = -7, // does not fit the device
-    PM_ERR_DEVICE = -8,        // a Vulkan call failed
-    PM_ERR_DEVICE_LOST = -9,   // VK_ERROR_DEVICE_LOST: rebuild the session on a new device
-    PM_ERR_CONTEXT = -10,      // the context is full
-    PM_ERR_CANCELLED = -11,    // the caller asked to stop
-} pm_status;
-
 // Keeps one line of text for this thread and returns `status`, so that a failing function ends `return pm_fail(...)`.
 // The line says what was wrong and where (file, tensor, device); no newline.
 pm_status pm_fail(pm_status status, const char *format, ...) PM_PRINTF(2, 3);
 
-// The line of the last pm_fail of this thread; "" when there was none. Valid until the next pm_fail of this thread.
-const char *pm_error_text(void);
-
-#define PM_TRY(call)                      \
-    do {                                  \
-        pm_status pm_try_status = (call); \
-        if (pm_try_status != PM_OK)       \
-            return pm_try_status;         \
-    } while (0)
-
 // ---- log --------------------------------------------------------------------------------------------------------------
 
-typedef enum pm_log_level { PM_LOG_ERROR, PM_LOG_WARN, PM_LOG_INFO, PM_LOG_DEBUG } pm_log_level;
-
-// One line to stderr, or to the function set with pm_log_to; lines above the level (WARN at start) are dropped.
+// One line to where pm_log_to and pm_log_set_level say; no newline.
 void pm_log(pm_log_level level, const char *format, ...) PM_PRINTF(2, 3);
-void pm_log_set_level(pm_log_level level);
-void pm_log_to(void (*sink)(pm_log_level level, const char *line, void *user), void *user);
 
 // ---- memory -----------------------------------------------------------------------------------------------------------
 
@@ -65,7 +38,6 @@ void pm_log_to(void (*sink)(pm_log_level level, const char *line, void *user), v
 void *pm_malloc(size_t size);
 void *pm_calloc(size_t count, size_t size);
 void *pm_realloc(void *old, size_t size);
-void pm_free(void *p);
 
 // For tests: the n-th allocation from now (1 = the next) and all after it fail; 0 switches it off. Thread-safe.
 void pm_alloc_fail_after(long n);
@@ -87,11 +59,6 @@ static inline uint64_t pm_round_up(uint64_t value, uint64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-// A view of bytes that somebody else owns; not 0-terminated.
-typedef struct pm_str {
-    const char *p;
-    size_t n;
-} pm_str;
 #define PM_STR(literal) ((pm_str){(literal), sizeof(literal) - 1})
 bool pm_str_is(pm_str s, const char *text);
 

@@ -51,6 +51,8 @@ static int pick_type(const VkPhysicalDeviceMemoryProperties *memory, uint32_t al
     return best;
 }
 
+_Static_assert(sizeof((pm_device_info){0}.heap_of) == PM_MEM_COUNT * sizeof(int), "a heap for each use of memory");
+
 void pm_memory_heaps(const VkPhysicalDeviceMemoryProperties *memory, bool unified, int heap_of[PM_MEM_COUNT]) {
     for (int i = 0; i < PM_MEM_COUNT; i++) {
         int type = pick_type(memory, UINT32_MAX, wish_for(unified, (pm_memory)i));

@@ -132,6 +132,18 @@ float half_of(uint at, uint i) {
     return unpackHalf2x16(scales[at + i / 2] >> i % 2 * 16).x;
 }
 
+// Two halves, right below 2^-14 too: there Vulkan lets unpackHalf2x16 give 0, and that is where the scales of a superblock's scales
+// mostly are (weights of 0.02 in Q6_K: 2e-5). Infinity and what is no number become numbers.
+vec2 small_halves(uint word) {
+    ivec2 bits = ivec2(word, word >> 16), size = bits & 0x7fff;
+    vec2 f = mix(intBitsToFloat((size << 13) + (112 << 23)), vec2(size) * 5.9604644775390625e-8, lessThan(size, ivec2(0x400)));
+    return intBitsToFloat(floatBitsToInt(f) | (bits & 0x8000) << 16);
+}
+
+float small_half_of(uint at, uint i) {
+    return small_halves(scales[at + i / 2] >> i % 2 * 16).x;
+}
+
 affine weights_affine(uint row, uint block, uint blocks, uint stride) {
     affine f = affine(vec2(1), vec2(0));
     uint at = row * stride;
@@ -147,23 +159,23 @@ affine weights_affine(uint row, uint block, uint blocks, uint stride) {
 #elif defined(W_IQ4_XS)
     uint head = scales[at + super * 2], low = scales[at + super * 2 + 1];
     int s = int(low >> 4 * b & 15u | (head >> 16 + 2 * b & 3u) << 4) - 32;
-    f.scale = vec2(unpackHalf2x16(head).x * float(s));
+    f.scale = vec2(small_halves(head).x * float(s));
 #elif defined(W_Q4_K) || defined(W_Q5_K)
     uvec4 s = scale_quads[at / 4 + super];
-    vec2 d = unpackHalf2x16(s.x);
+    vec2 d = small_halves(s.x);
     ivec2 low = ivec2(s.yz >> 4 * b) & 15, high = ivec2(s.w >> 2 * b, s.w >> 2 * b + 16) & 3;
     d *= vec2(low | high << 4);
     f = affine(vec2(d.x), vec2(d.y));
 #elif defined(W_Q6_K)
     int pair = int(scales[at + block / 2] >> block % 2 * 16);
-    f.scale = half_of(at + supers * 4, super) * vec2(ivec2(pair << 24, pair << 16) >> 24);
+    f.scale = small_half_of(at + supers * 4, super) * vec2(ivec2(pair << 24, pair << 16) >> 24);
 #elif defined(W_Q3_K)
     uint low = scales[at + super * 3 + b / 4] >> b % 4 * 8, high = scales[at + super * 3 + 2] >> b * 4;
     ivec2 s = (ivec2(low, low >> 4) & 15 | (ivec2(high, high >> 2) & 3) << 4) - 32;
-    f.scale = half_of(at + supers * 3, super) * vec2(s);
+    f.scale = small_half_of(at + supers * 3, super) * vec2(s);
 #elif defined(W_Q2_K)
     uint pair = scales[at + block / 2] >> block % 2 * 16;
-    vec2 d = unpackHalf2x16(scales[at + supers * 4 + super]);
+    vec2 d = small_halves(scales[at + supers * 4 + super]);
     f = affine(d.x * vec2(ivec2(pair, pair >> 8) & 15), d.y * vec2(ivec2(pair >> 4, pair >> 12) & 15));
 #endif
     return f;

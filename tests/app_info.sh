@@ -97,14 +97,14 @@ one_screen plan
 expect 2 "" "MODEL is missing" "$pumice" plan
 expect 2 "" "wanted a whole number from 1" "$pumice" plan "$model" --ctx 0
 expect 2 "" "wanted f16 or f32" "$pumice" plan "$model" --precision f64
-expect 1 "" "/missing: No such file" "$pumice" plan "$tmp/missing"
-expect 1 "" "model.safetensors" "$pumice" plan "$tmp/broken"
 VK_DRIVER_FILES=/nonexistent VK_ICD_FILENAMES=/nonexistent expect 3 "" "no Vulkan driver found" "$pumice" plan "$model"
 VK_DRIVER_FILES=/nonexistent VK_ICD_FILENAMES=/nonexistent expect 3 "" "no Vulkan driver found" "$pumice" plan "$model" --json
 
 "$pumice" devices >"$out" 2>"$err"
 [ $? != 3 ] || { [ $failed = 0 ] && cat "$err" && exit 77; }
 n=$(wc -l <"$out")
+expect 1 "" "/missing: No such file" "$pumice" plan "$tmp/missing"
+expect 1 "" "model.safetensors" "$pumice" plan "$tmp/broken"
 
 expect 0 '*' '*' "$pumice" plan "$model"
 told "KV cache in f16: 4.0 KiB a position"

@@ -11,15 +11,6 @@ strawberry="How many r's in strawberry?"
 "$pumice" devices >"$out" 2>"$err"
 [ $? != 3 ] || { cat "$err" && exit 77; }
 
-# golden CASE FIELD: an array of ids of golden.json, as --print-ids writes it.
-golden() {
-    awk -v want="$1" -v field="\"$2\": [" '
-        /^   "messages": / { n++ }
-        n == want + 1 && index($0, "   " field) == 1 { inside = 1; next }
-        inside && /\]/ { exit }
-        inside { gsub(/[ ,]/, ""); printf "%s%s", separator, $0; separator = " " }' "$model/golden.json"
-}
-
 # stats "in the statistics": of the last run.
 stats() {
     grep -qE -- "$1" "$err" || bad "the statistics lack '$1'" "the last run"

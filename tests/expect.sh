@@ -34,6 +34,15 @@ same() {
     [ "$text" = "$(cat "$out")" ] || bad "stdout is not '$text'" "$@"
 }
 
+# golden CASE FIELD: an array of ids of $model's golden.json, as --print-ids writes it.
+golden() {
+    awk -v want="$1" -v field="\"$2\": [" '
+        /^   "messages": / { n++ }
+        n == want + 1 && index($0, "   " field) == 1 { inside = 1; next }
+        inside && /\]/ { exit }
+        inside { gsub(/[ ,]/, ""); printf "%s%s", separator, $0; separator = " " }' "$model/golden.json"
+}
+
 bad() {
     failed=1
     echo "FAILED: $1"

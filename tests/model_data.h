@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "backend/pumice.h"
+#include "host/host.h"
+#include "loader/loader.h"
 #include "text_data.h"
 
 #define TINY         PM_TEST_DATA "/tiny-qwen3"

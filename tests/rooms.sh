@@ -28,8 +28,10 @@ rule "vendors and drivers are named in host/caps.c only" -i "\\b($vendor)\\b" ho
 rule "models are named in loader and app only, the rest knows dimensions" -i '\b(qwen|llama|mistral|gemma)' host backend shaders
 rule "loader includes its own headers and host/base.h" '#include "(host/([^b]|b[^a])|backend|app|bench|shaders)' loader
 rule "host includes nothing of loader, backend, app" '#include "(loader|backend|app|bench)/' host shaders
-rule "backend includes of the others loader/loader.h, host/base.h, host/host.h, host/ops.h" \
-    '#include "(app/|bench/|shaders/|loader/([^l]|l[^o])|host/(caps|vk|[^bho]))' backend
+rule "backend includes of the others loader/loader.h and config.h, host/base.h, host.h, ops.h, device.h, status.h" \
+    '#include "(app/|bench/|shaders/|loader/([^lc]|l[^o])|host/(caps|vk|[^bdhos]))' backend
+rule "public headers include each other only" '#include "(host/[^ds]|loader/[^c]|backend/[^t]|app|bench|shaders)' \
+    backend/pumice.h backend/text.h host/device.h host/status.h loader/config.h
 rule "app and bench include of the others backend/pumice.h, host and loader faces" '#include "(host/(caps|vk)|shaders/)' app bench
 rule "operating systems are told apart in host/os.c only" '\b(_WIN32|_MSC_VER|__ANDROID__|__linux__|__APPLE__|__unix__)\b' \
     host loader backend app bench shaders ':!host/os.c'

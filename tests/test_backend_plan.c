@@ -21,11 +21,9 @@ static void find_info(void) {
 }
 
 static pm_plan plan_of(const char *path, pm_session_options options) {
-    pm_file *file = open_model(path);
     pm_plan plan;
-    if (pm_plan_make(file, &info, &options, &plan) != PM_OK)
+    if (pm_plan_make(path, &info, 1, &options, &plan) != PM_OK)
         fail_msg("%s: %s", path, pm_error_text());
-    pm_file_close(&file);
     return plan;
 }
 
@@ -57,6 +55,7 @@ static void compare(const char *path) {
         {.ctx = 33, .n_seqs = 3},
         {.ctx = 300, .max_chunk = 7},
         {.ctx = 4096, .n_seqs = 8, .max_chunk = 512},
+        {.ctx = 256, .n_seqs = 40, .max_batch = 50},
         {.ctx = 20000},
     };
     pm_model *model = model_at(path, false);
@@ -92,8 +91,8 @@ static void planned_is_used_with_overrides(void **state) {
 
 // ---- types ------------------------------------------------------------------------------------------------------------------
 
-// The tiny checkpoint with matrices in one type and V in another; halves of random bits would be NaN, zeros are fine.
-static const char *write_typed(pm_dtype dtype, pm_dtype v_dtype) {
+// The tiny checkpoint with matrices in one type, V and up in another; halves of random bits would be NaN, zeros are fine.
+static const char *write_typed(pm_dtype dtype, pm_dtype other) {
     gguf_writer w = {0};
     pm_file *file = open_model(TINY);
     const pm_config *c = pm_file_config(file);
@@ -111,7 +110,7 @@ static const char *write_typed(pm_dtype dtype, pm_dtype v_dtype) {
     w.n_entries = 9;
     for (size_t i = 0; i < n; i++) {
         const pm_tensor_view *t = &tensors[i];
-        pm_dtype type = t->n_dims == 1 ? PM_F32 : strstr(t->name, "attn_v.") ? v_dtype : dtype;
+        pm_dtype type = t->n_dims == 1 ? PM_F32 : strstr(t->name, "attn_v.") || strstr(t->name, "ffn_up.") ? other : dtype;
         size_t size = (size_t)(t->dims[0] * t->dims[1]) / pm_dtype_get(type)->block_elements * pm_dtype_get(type)->block_bytes;
         void *zeros = calloc(1, size);
         gguf_tensor(&w, t->name, type, t->n_dims, t->dims, zeros, size);
@@ -136,7 +135,7 @@ static void planned_is_used_in_every_type(void **state) {
     }
 }
 
-static void planned_is_used_where_v_has_its_own_type(void **state) {
+static void planned_is_used_where_types_are_mixed(void **state) {
     (void)state;
     for (int i = 0; i < PM_DTYPE_COUNT; i++) {
         const char *path = write_typed((pm_dtype)i, (pm_dtype)((i + 1) % PM_DTYPE_COUNT));
@@ -181,7 +180,7 @@ static void the_edge_is_exact(void **state) {
     assert_non_null(strstr(plan.reason, "too little"));
     assert_int_equal(need_of(&plan), need);
     assert_int_equal(plan.longest_ctx, 511);
-    assert_true(plan.quant_bytes > 0 && plan.quant_bytes < plan.weight_bytes);
+    assert_true(plan.narrower_bytes > 0 && plan.narrower_bytes < plan.weight_bytes);
     find_info();
 }
 
@@ -212,10 +211,11 @@ static void a_narrower_type_is_told(void **state) {
         limit_memory(need_of(&typed));
         pm_plan plan = plan_of(write_typed(PM_F32, PM_F32), options);
         assert_false(plan.fits);
-        assert_int_equal(plan.quant_bytes, typed.weight_bytes);
+        assert_int_equal(plan.narrower_bytes, typed.weight_bytes);
+        assert_non_null(plan.narrower);
     }
     limit_memory(1 << 20);
-    assert_int_equal(plan_of(TINY, options).quant_bytes, 0);
+    assert_null(plan_of(TINY, options).narrower);
     find_info();
 }
 
@@ -262,31 +262,42 @@ static void many_slabs_are_near(void **state) {
 
 // ---- bad questions ----------------------------------------------------------------------------------------------------------
 
-static void nonsense_is_refused(void **state) {
-    (void)state;
-    pm_file *file = open_model(TINY);
+static pm_status try_plan(const char *path, pm_session_options options) {
     pm_plan plan;
-    assert_int_equal(pm_plan_make(file, &info, &(pm_session_options){.ctx = (1 << 24) + 1}, &plan), PM_ERR_USAGE);
-    assert_int_equal(pm_plan_make(file, &info, &(pm_session_options){.n_seqs = 5000}, &plan), PM_ERR_USAGE);
-    assert_int_equal(pm_plan_make(file, &info, NULL, &plan), PM_OK);
-    assert_int_equal(plan.ctx, 2048); // the model's
-    pm_alloc_fail_after(0);
-    assert_int_equal(pm_plan_make(file, &info, NULL, &plan), PM_OK);
-    long n = pm_alloc_count();
-    for (long i = 1; i <= n; i += 1 + n / 50) {
-        pm_alloc_fail_after(i);
-        assert_int_equal(pm_plan_make(file, &info, NULL, &plan), PM_ERR_MEMORY);
-    }
-    pm_alloc_fail_after(0);
-    pm_file_close(&file);
+    return pm_plan_make(path, &info, 1, &options, &plan);
 }
 
-static void kv_bytes_of_a_position(void **state) {
+static void nonsense_is_refused(void **state) {
     (void)state;
-    pm_file *file = open_model(TINY); // 4 layers, 2 heads of 128
-    assert_int_equal(pm_plan_kv_bytes(pm_file_config(file), PM_PRECISION_F16), 2 * 4 * 2 * 128 * 2);
-    assert_int_equal(pm_plan_kv_bytes(pm_file_config(file), PM_PRECISION_F32), 2 * 4 * 2 * 128 * 4);
-    pm_file_close(&file);
+    assert_int_equal(try_plan(TINY, (pm_session_options){.ctx = (1 << 24) + 1}), PM_ERR_USAGE);
+    assert_int_equal(try_plan(TINY, (pm_session_options){.n_seqs = 5000}), PM_ERR_USAGE);
+    assert_int_equal(try_plan(PM_TEST_DATA "/nothing", (pm_session_options){0}), PM_ERR_IO);
+    assert_int_equal(try_plan(__FILE__, (pm_session_options){0}), PM_ERR_FILE);
+    assert_int_equal(pm_plan_make(TINY, NULL, 0, NULL, NULL), PM_OK); // of no device
+}
+
+static void every_failed_allocation_is_told(void **state) {
+    (void)state;
+    pm_alloc_fail_after(0);
+    assert_int_equal(try_plan(TINY, (pm_session_options){0}), PM_OK);
+    long n = pm_alloc_count();
+    for (long i = 1; i <= n; i += 1 + n / 100) {
+        pm_alloc_fail_after(i);
+        assert_int_equal(try_plan(TINY, (pm_session_options){0}), PM_ERR_MEMORY);
+    }
+    pm_alloc_fail_after(0);
+}
+
+static void the_model_is_told(void **state) {
+    (void)state;
+    pm_device_info two[] = {info, info};
+    pm_plan plans[2]; // 4 layers, 2 heads of 128, 2048 positions
+    two[1].max_buffer = 4 << 20;
+    MUST(pm_plan_make(TINY, two, 2, NULL, plans));
+    assert_int_equal(plans[0].kv_bytes, 2 * 4 * 2 * 128 * 2);
+    assert_int_equal(plans[1].model_ctx, 2048);
+    assert_int_equal(plans[1].ctx, 2048);
+    assert_int_equal(plan_of(TINY, (pm_session_options){.precision = PM_PRECISION_F32}).kv_bytes, 2 * 4 * 2 * 128 * 4);
 }
 
 int main(void) {
@@ -298,7 +309,7 @@ int main(void) {
         cmocka_unit_test(planned_is_used),
         cmocka_unit_test_teardown(planned_is_used_with_overrides, restore_device),
         cmocka_unit_test(planned_is_used_in_every_type),
-        cmocka_unit_test(planned_is_used_where_v_has_its_own_type),
+        cmocka_unit_test(planned_is_used_where_types_are_mixed),
         cmocka_unit_test(the_edge_is_exact),
         cmocka_unit_test(the_longest_context_fits_and_no_longer_one),
         cmocka_unit_test(a_narrower_type_is_told),
@@ -306,7 +317,8 @@ int main(void) {
         cmocka_unit_test(a_matrix_larger_than_any_buffer),
         cmocka_unit_test(many_slabs_are_near),
         cmocka_unit_test(nonsense_is_refused),
-        cmocka_unit_test(kv_bytes_of_a_position),
+        cmocka_unit_test(every_failed_allocation_is_told),
+        cmocka_unit_test(the_model_is_told),
     };
     int failed = cmocka_run_group_tests(tests, temp_open, temp_close);
     pm_device_close(&dev);

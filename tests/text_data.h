@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "backend/text.h"
+#include "backend/tokenizer.h"
 
 #define MUST(call) must((call), #call)
 

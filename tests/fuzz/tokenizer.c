@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/text.h"
+#include "backend/tokenizer.h"
 #include "backend/unicode.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,0 +1,54 @@
+// A model's dimensions and flags, as its files give them. Part of the public API, by way of pumice.h.
+#ifndef PM_CONFIG_H
+#define PM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum pm_rope_scaling { PM_ROPE_NONE, PM_ROPE_LINEAR, PM_ROPE_YARN } pm_rope_scaling;
+
+// YaRN: https://arxiv.org/abs/2309.00071; names as in transformers' rope_parameters. 0 means "not given" where 0 is no value.
+typedef struct pm_rope_config {
+    double theta;
+    pm_rope_scaling scaling;
+    double factor;
+    uint32_t original_ctx;   // original_max_position_embeddings
+    double attention_factor; // 0: from the factor, 0.1 ln(factor) + 1
+    double beta_fast, beta_slow;
+    double mscale, mscale_all_dim;
+    bool truncate; // floor and ceil of the ramp's ends; true unless the file says false
+    // The rows of each head in attn_q and attn_k come as pair 0's two, pair 1's two, ...; else the two of a pair are half a head
+    // apart.
+    bool interleaved;
+    // Inverse frequencies rounded to bfloat16, as a transformers model that was cast as a whole has them. No file says so.
+    bool bf16_frequencies;
+} pm_rope_config;
+
+// What the forward pass must know, as dimensions and flags; never a model name.
+typedef struct pm_config {
+    const char *architecture; // for messages only: "qwen3"
+    uint32_t n_layers;
+    uint32_t dim;        // hidden_size
+    uint32_t n_heads;    // query heads
+    uint32_t n_kv_heads; // divides n_heads
+    uint32_t head_dim;   // even
+    uint32_t ffn_dim;    // intermediate_size
+    uint32_t vocab_size; // rows of the embedding; may exceed the ids the tokenizer knows
+    uint32_t max_ctx;    // max_position_embeddings / context_length; with YaRN at least factor * original_ctx
+    float norm_eps;
+    bool tied_head; // the head is the embedding
+    bool qk_norm;   // blk.N.attn_q_norm and attn_k_norm are there
+    bool qkv_bias;  // blk.N.attn_q.bias and so on are there
+    pm_rope_config rope;
+
+    int32_t bos, pad; // -1: none
+    int32_t eos[8];   // generation stops on any of them
+    int n_eos;
+
+    // The checkpoint's own sampling defaults (generation_config.json; gguf's general.sampling.*). do_sample false: greedy.
+    bool do_sample;
+    float temperature, top_p, min_p;
+    int top_k;
+} pm_config;
+
+#endif
