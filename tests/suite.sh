@@ -38,7 +38,7 @@ FNR == NR { if (/\*\*\*Skipped/ && match($0, /#[0-9]+: [^ ]+/)) { split(substr($
 /^\[  SKIPPED \] [0-9]+ test/ { s += $4; listed = 1; next }
 /^\[ RUN      \]/ { listed = 0; last = ""; running = $4; next }
 /^\[  SKIPPED \] / { if (!listed) reasons = reasons "    skipped: " name ": " $4 ": " (last == "" ? "no reason given" : last) "\n"; next }
-/^\[       OK \]|^-----|^\[==========\]|^$|LAYER: / { next }
+/^\[       OK \]|^-----|^\[==========\]|^$/ { next }
 { last = $0; if (++lines <= 60) output = output "        " $0 "\n" }
 END { finish(); printf "%s%d passed, %d failed, %d skipped\n", reasons, passed, failed, skipped; exit failed > 0 || passed == 0 }
 ' "$out" "$build/Testing/Temporary/LastTest.log"
