@@ -34,6 +34,7 @@ typedef struct app_option {
     double least, most;
     const char *const *words; // ended by NULL
     bool required;
+    bool rare; // told by --help-all only: --help is one screen
 } app_option;
 
 typedef struct app_command {
@@ -47,8 +48,8 @@ typedef struct app_command {
 } app_command;
 
 // Reads what follows the command's name into the struct at `values`. True: go on. False: the help was printed, or the line made no
-// sense and was told so; then *exit_code is what to return. Every command has --help and --verbose. "--ctx 5" is "--ctx=5", and
-// after "--" all are operands.
+// sense and was told so; then *exit_code is what to return. Every command has --help, --help-all and --verbose. "--ctx 5" is
+// "--ctx=5", and after "--" all are operands.
 bool app_parse(const app_command *command, int argc, char **argv, void *values, int *exit_code);
 
 // Says the line of the last pm_fail on stderr and gives the exit code for it; APP_EXIT_OK for PM_OK. Each program has its own.

@@ -41,11 +41,18 @@ static void print_row(const char *letter, const char *name, const char *value, c
     printf("  %-28s %s\n", left, help);
 }
 
-static void print_help(const app_command *c) {
+static void print_help(const app_command *c, bool all) {
+    int n_rare = 0;
     print_usage(c);
-    for (int i = 0; i < c->n_options; i++)
-        print_row(c->options[i].letter, c->options[i].name, c->options[i].value, c->options[i].help);
+    for (int i = 0; i < c->n_options; i++) {
+        const app_option *o = &c->options[i];
+        n_rare += o->rare;
+        if (all || !o->rare)
+            print_row(o->letter, o->name, o->value, o->help);
+    }
     print_row("-v", "--verbose", NULL, "tell more of what goes on; -h, --help: this text");
+    if (n_rare > 0 && !all)
+        print_row(NULL, "--help-all", NULL, "this and the rarer options");
     if (c->notes)
         printf("%s\n", c->notes);
 }
@@ -196,17 +203,20 @@ static pm_status parse(parsing *p) {
 }
 
 // Wherever it stands: who asks for help is not told what is wrong with the rest.
-static bool asks_for_help(int argc, char **argv) {
-    for (int i = 0; i < argc && strcmp(argv[i], "--"); i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+static bool asks_for_help(int argc, char **argv, bool *all) {
+    for (int i = 0; i < argc && strcmp(argv[i], "--"); i++) {
+        *all = !strcmp(argv[i], "--help-all");
+        if (*all || !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
             return true;
+    }
     return false;
 }
 
 bool app_parse(const app_command *command, int argc, char **argv, void *values, int *exit_code) {
     parsing p = {.command = command, .argc = argc, .argv = argv, .values = values};
-    if (asks_for_help(argc, argv)) {
-        print_help(command);
+    bool all;
+    if (asks_for_help(argc, argv, &all)) {
+        print_help(command, all);
         *exit_code = APP_EXIT_OK;
         return false;
     }

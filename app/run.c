@@ -22,16 +22,8 @@ static const app_option options[] = {
     {.name = "--raw", .help = "no chat: go on with the text as it is", .kind = APP_FLAG, AT(raw)},
     {.name = "--ids", .value = "5,17,9|FILE", .help = "token ids in place of text", .kind = APP_TEXT, AT(ids)},
     {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens; 0: run the prompt only", .kind = APP_U32,
-     .most = RUN_NOT_GIVEN - 1, AT(n_tokens)},
-    {.name = "--temp", .value = "T", .help = "temperature; 0: always the likeliest token (*)", .kind = APP_FLOAT, .most = 1000,
-     AT(temperature)},
-    {.name = "--top-k", .value = "K", .help = "draw from the K likeliest; 0: from all (*)", .kind = APP_U32,
-     .most = RUN_NOT_GIVEN - 1, AT(top_k)},
-    {.name = "--top-p", .value = "P", .help = "the likeliest that have P together; 1: all (*)", .kind = APP_FLOAT, .most = 1,
-     AT(top_p)},
-    {.name = "--min-p", .value = "P", .help = "those at least P times the likeliest (*)", .kind = APP_FLOAT, .most = 1, AT(min_p)},
-    {.name = "--seed", .value = "N", .help = "the same seed gives the same answer", .kind = APP_U64, .most = 9223372036854775807.0,
-     AT(seed)},
+     .most = APP_NOT_GIVEN - 1, AT(n_tokens)},
+    APP_SAMPLING_OPTIONS(run_options, sampling),
     {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens of prompt and answer (*)", .kind = APP_U32,
      .least = 1, .most = MAX_CTX, AT(ctx)},
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
@@ -39,39 +31,18 @@ static const app_option options[] = {
      AT(precision)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
-    {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, AT(rope_bf16)},
+    {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
+     AT(rope_bf16)},
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
 };
 // clang-format on
 
 // ---- what the model decides -------------------------------------------------------------------------------------------
 
-// A short seed: one can type it again.
-static uint64_t any_seed(void) {
-    uint64_t x = pm_now_ns() ^ (uint64_t)(uintptr_t)&any_seed; // addresses are random where systems care
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (x ^ x >> 31) & UINT32_MAX;
-}
-
-static pm_sampler choose_sampler(const run_options *o, const pm_config *c) {
-    return (pm_sampler){
-        .temperature = o->temperature >= 0 ? o->temperature
-                       : c->do_sample      ? c->temperature
-                                           : 0,
-        .top_k = o->top_k != RUN_NOT_GIVEN ? o->top_k
-                 : c->top_k > 0            ? (uint32_t)c->top_k
-                                           : 0,
-        .top_p = o->top_p >= 0 ? o->top_p : c->top_p,
-        .min_p = o->min_p >= 0 ? o->min_p : c->min_p,
-        .seed = o->seed != UINT64_MAX ? o->seed : any_seed(),
-    };
-}
-
 // 4096 positions, more where prompt and answer need more, never more than the model was made for unless it was asked for.
 static pm_status choose_ctx(const run_options *o, const pm_config *c, size_t n_prompt, uint32_t *ctx) {
     const uint32_t usual = 4096, usual_answer = 2048;
-    uint64_t wanted = n_prompt + (o->n_tokens != RUN_NOT_GIVEN ? o->n_tokens : (uint64_t)usual_answer);
+    uint64_t wanted = n_prompt + (o->n_tokens != APP_NOT_GIVEN ? o->n_tokens : (uint64_t)usual_answer);
     uint32_t most = c->max_ctx > 0 && c->max_ctx < MAX_CTX ? c->max_ctx : MAX_CTX;
     *ctx = o->ctx ? o->ctx : wanted < usual ? usual : (uint32_t)(wanted < most ? wanted : most);
     if (!o->ctx && *ctx > most)
@@ -123,7 +94,7 @@ static pm_status go(state *s) {
     PM_TRY(load(s));
     PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
     PM_TRY(open_session(s));
-    pm_sampler sampler = choose_sampler(s->o, pm_model_config(s->model));
+    pm_sampler sampler = app_sampling_choose(&s->o->sampling, pm_model_config(s->model));
     PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
     run_report(s->model, s->dev, &sampler, &s->answer);
     return s->o->profile ? run_report_profile(s->model, s->session) : PM_OK;
@@ -132,12 +103,8 @@ static pm_status go(state *s) {
 static int run(int argc, char **argv) {
     run_options o = {
         .think = -1,
-        .n_tokens = RUN_NOT_GIVEN,
-        .top_k = RUN_NOT_GIVEN,
-        .temperature = -1,
-        .top_p = -1,
-        .min_p = -1,
-        .seed = UINT64_MAX,
+        .n_tokens = APP_NOT_GIVEN,
+        .sampling = APP_SAMPLING_NOT_GIVEN,
     };
     int exit_code;
     if (!app_parse(&app_run, argc, argv, &o, &exit_code))

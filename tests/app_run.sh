@@ -108,6 +108,7 @@ expect 0 "1278" "dispatches, 6 a layer" "$pumice" run "$model" -p "$strawberry" 
 grep -q '^matvec.*feed-forward' "$err" || bad "no product in the profile" "--profile"
 expect 0 "--dump-logits" "" "$pumice" run --help
 [ "$(wc -l <"$out")" -le 24 ] && [ "$(awk 'length > 80' "$out" | wc -l)" = 0 ] || bad "help is larger than a screen" "run --help"
+expect 0 "--rope-bf16" "" "$pumice" run --help-all
 expect 0 '*' "MiB of weights" "$pumice" run "$model" -p hi -n 1 -v
 
 # ---- ways to stop -------------------------------------------------------------------------------------------------------------
