@@ -16,6 +16,7 @@
 //   Q6_K 16 + 8                 superblock: 16 signed bytes, one for each half block; half
 //   Q3_K 8 + 4                  superblock: 16 x the low 4 bits, 16 x the high 2 bits; half
 //   Q2_K 8                      superblock: 16 bytes of scale and, above, minimum; half scale of the scales, half of the minima
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -273,8 +274,10 @@ static size_t file_row_bytes(pm_dtype dtype, uint32_t cols) {
 static void pack_row(const job *j, uint32_t row, uint8_t *data, uint8_t *scales) {
     const pm_pack_part *part = j->parts;
     if (j->order == PM_PACK_INTERLEAVED) {
-        part += row % (uint32_t)j->n_parts;
-        row /= (uint32_t)j->n_parts;
+        for (; row >= 2 * part->rows; part += 2)
+            row -= 2 * part->rows;
+        part += row % 2;
+        row /= 2;
     } else {
         while (row >= part->rows)
             row -= part++->rows;
@@ -383,11 +386,12 @@ static pm_dtype common_dtype(const pm_pack_part *parts, int n_parts, uint32_t co
 pm_status pm_pack_matrix(pm_packer *packer, const pm_pack_part *parts, int n_parts, uint32_t cols, pm_pack_order order,
                          pm_tensor *out) {
     uint32_t rows = 0;
+    assert(order != PM_PACK_INTERLEAVED || n_parts % 2 == 0);
     for (int i = 0; i < n_parts; i++) {
         if (cols % pm_dtype_get(parts[i].dtype)->block_elements != 0)
             return pm_fail(PM_ERR_FILE, "a row of %u columns is not whole blocks of %s", cols, pm_dtype_get(parts[i].dtype)->name);
-        if (order == PM_PACK_INTERLEAVED && parts[i].rows != parts[0].rows)
-            return pm_fail(PM_ERR_FILE, "matrices of %u and %u rows cannot be interleaved", parts[0].rows, parts[i].rows);
+        if (order == PM_PACK_INTERLEAVED && i % 2 && parts[i].rows != parts[i - 1].rows)
+            return pm_fail(PM_ERR_FILE, "matrices of %u and %u rows cannot be interleaved", parts[i - 1].rows, parts[i].rows);
         rows += parts[i].rows;
     }
     pm_dtype dtype = common_dtype(parts, n_parts, cols);

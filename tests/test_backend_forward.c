@@ -10,6 +10,9 @@
 #include "loader_model.h"
 #include "model_data.h"
 
+// The checkpoint of a mixture of experts.
+#define EXPERTS "qwen3moe"
+
 static double bound_of(pm_precision precision) {
     return precision == PM_PRECISION_F32 ? BOUND_F32 : BOUND_F16;
 }
@@ -59,6 +62,19 @@ static void transformers_logits_and_ids_of_kin(void **state) {
     (void)state;
     check_golden("qwen2", TRANSFORMERS);
     check_golden("llama", TRANSFORMERS);
+}
+
+// A choice of experts is a step: where two are almost equal, the rounding of a cache in half precision decides, so that the logits
+// in half precision are compared with those of double precision and such a cache.
+static void transformers_logits_and_ids_of_experts(void **state) {
+    (void)state;
+    golden exact = golden_open(EXPERTS, TRANSFORMERS), half = golden_open(EXPERTS, HALF_CACHE);
+    pm_model *model = checkpoint_open(EXPERTS, true);
+    check_cases(model, &exact, EXPERTS, (pm_session_options){.precision = PM_PRECISION_F32});
+    check_cases(model, &half, EXPERTS, (pm_session_options){.precision = PM_PRECISION_F16});
+    pm_model_close(&model);
+    golden_close(&exact);
+    golden_close(&half);
 }
 
 static void reference_logits_and_ids(void **state) {
@@ -181,6 +197,24 @@ static void a_batch_is_its_rows(void **state) {
     }
 }
 
+// Experts one by one and grouped, with every number of rows that a group may have.
+static void experts_in_pieces_and_batches(void **state) {
+    (void)state;
+    golden g = golden_open(EXPERTS, REFERENCE);
+    pm_model *model = checkpoint_open(EXPERTS, false);
+    check_cases(model, &g, EXPERTS, (pm_session_options){.precision = PM_PRECISION_F32});
+    check_cuts(model, &g.cases[3], g.vocab, PM_PRECISION_F32, 8);
+    check_cuts(model, &g.cases[3], g.vocab, PM_PRECISION_F32, 300);
+    pm_session_options options = {.ctx = 330, .n_seqs = N_CASES, .precision = PM_PRECISION_F32};
+    pm_session *one = session_of(model, options), *together = session_of(model, options);
+    check_decoding_batch(one, together, &g, BOUND_F32);
+    check_mixed_batch(one, together, &g, BOUND_F32);
+    pm_session_close(&one);
+    pm_session_close(&together);
+    pm_model_close(&model);
+    golden_close(&g);
+}
+
 // ---- devices made small -------------------------------------------------------------------------------------------------
 
 // A checkpoint's logits and ids (all checkpoints' where there is time), on the device opened under an override of host/caps.h.
@@ -197,6 +231,23 @@ static void check_under(const char *name, const char *value, size_t checkpoint) 
         pm_model_close(&model);
         golden_close(&g);
     }
+}
+
+static void check_experts_under(const char *name, const char *value) {
+    override_device(name, value);
+    golden g = golden_open(EXPERTS, REFERENCE);
+    pm_model *model = checkpoint_open(EXPERTS, false);
+    check_cases(model, &g, value, (pm_session_options){.max_chunk = 50, .precision = PM_PRECISION_F32});
+    pm_model_close(&model);
+    golden_close(&g);
+    restore_device(NULL);
+}
+
+static void experts_on_devices_made_small(void **state) {
+    (void)state;
+    check_experts_under("PM_MAX_BINDING_BYTES", "413696"); // 12 experts' gate and up
+    check_experts_under("PM_STAGING", "1");
+    check_experts_under("PM_TILES", "1");
 }
 
 static void weights_split_over_bindings(void **state) {
@@ -325,10 +376,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(transformers_logits_and_ids),
         cmocka_unit_test(transformers_logits_and_ids_of_kin),
+        cmocka_unit_test(transformers_logits_and_ids_of_experts),
         cmocka_unit_test(reference_logits_and_ids),
         cmocka_unit_test(the_goldens_differ),
         cmocka_unit_test(a_prompt_can_be_cut_anywhere),
         cmocka_unit_test(a_batch_is_its_rows),
+        cmocka_unit_test(experts_in_pieces_and_batches),
+        cmocka_unit_test_teardown(experts_on_devices_made_small, restore_device),
         cmocka_unit_test_teardown(weights_split_over_bindings, restore_device),
         cmocka_unit_test_teardown(weights_through_staging, restore_device),
         cmocka_unit_test_teardown(attention_split_over_the_cache, restore_device),
