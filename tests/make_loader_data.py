@@ -3,7 +3,8 @@
 
     tests/make_loader_data.py ../shared
 
-tests/data/quants.bin          each type's blocks, then the floats ggml decodes them to (see the table in test_loader_dequant.c)
+tests/data/quants.bin          each type's blocks, then the floats ggml decodes them to (see the table in test_loader_dequant.c); for
+                               those that ggml has not, what numpy and ml_dtypes decode (both from PyPI)
 tests/data/tiny-qwen3-F16.head the first bytes of tiny-qwen3-F16.gguf, up to the data; the test puts the weights behind them
 tests/fuzz/seeds/*             the smallest valid files of each format, and a few that are nearly valid
 """
@@ -11,6 +12,9 @@ import json
 import os
 import struct
 import sys
+
+import ml_dtypes
+import numpy as np
 
 here = os.path.dirname(os.path.abspath(__file__))
 DIM, HEADS, KV_HEADS, HEAD, FFN, VOCAB = 32, 2, 1, 16, 32, 8
@@ -23,13 +27,55 @@ def write(name, data):
         f.write(data)
 
 
+# Our own blocks (loader/dequant.c says what they are): 1024 values each, decoded by others.
+def fp8_blocks():
+    """All codes but the two that are no number, under scales of 2^-4, 0.37, ...: one for each 128 columns."""
+    codes = np.resize(np.array([c for c in range(256) if c & 127 != 127], np.uint8), 1024).reshape(32, 32)
+    scales = np.repeat(np.array([0.0625, 0.37, -1.5, 3e-5, 1e-3, 7, 0, 123.456], np.float32), 4)
+    values = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * scales[:, None]
+    return b"".join(s.tobytes() + c.tobytes() for s, c in zip(scales, codes)), values.astype("<f4").tobytes()
+
+
+def nibbles(q):
+    return (q[:16] | q[16:] << 4).astype(np.uint8).tobytes()
+
+
+def awq_blocks():
+    rng = np.random.default_rng(5)
+    q = rng.integers(0, 16, (32, 32))
+    zeros = np.repeat(np.array([7, 8, 0, 15, 3, 12, 8, 1]), 4)
+    scales = np.repeat(np.array([0.01, 1, -0.3, 2e-5, 6e-8, 0, 100, 0.02]).astype(np.float16), 4)
+    values = scales[:, None].astype(np.float32) * (q - zeros[:, None]).astype(np.float32)
+    return b"".join(struct.pack("<eH", s, z) + nibbles(r) for s, z, r in zip(scales, zeros, q)), values.astype("<f4").tobytes()
+
+
+def iq2_blocks():
+    rng = np.random.default_rng(6)
+    blocks, values = b"", []
+    for scale in np.array([0.01, -1, 3e-5, 8e-4]).astype(np.float16):
+        q, sign, s = rng.integers(0, 4, 256), rng.integers(0, 2, 256), rng.integers(0, 16, 16)
+        pairs, signs = np.zeros(64, np.uint8), np.zeros(32, np.uint8)
+        for i in range(256):
+            pairs[i // 128 * 32 + i % 32] |= q[i] << i % 128 // 32 * 2
+            signs[i % 32] |= sign[i] << i // 32
+        blocks += pairs.tobytes() + signs.tobytes() + (s[0::2] | s[1::2] << 4).astype(np.uint8).tobytes() + scale.tobytes()
+        sizes = np.array([8, 25, 43, 60])[q] * (1 - 2 * sign) * np.repeat(2 * s + 1, 16)
+        values.append(np.float32(scale) / np.float32(8) * sizes.astype(np.float32))
+    return blocks, np.concatenate(values).astype("<f4").tobytes()
+
+
 def quants(shared):
     table = json.load(open(shared + "/golden/quants.json"))
     blocks = open(shared + "/golden/quants.bin", "rb").read()
     floats = open(shared + "/golden/quants.f32", "rb").read()
     out = b""
+    ours = {"FP8": fp8_blocks(), "AWQ": awq_blocks(), "IQ2": iq2_blocks()}
     for name in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
-                 "MXFP4"):
+                 "MXFP4", "FP8", "AWQ", "IQ2", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0",
+                 "NVFP4"):
+        if name in ours:
+            out += b"".join(ours[name])
+            continue
         e = table[name]
         out += blocks[e["offset"]:][:e["blocks"] * e["bytes"]]
         out += floats[e["expected_offset"]:][:4 * e["blocks"] * e["block"]]

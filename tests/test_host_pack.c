@@ -35,6 +35,7 @@ typedef struct layout {
     uint32_t low, high;
     int zero;
     uint32_t scale_bytes;
+    uint32_t shared; // blocks that have one scale, if more than one
 } layout;
 
 static const layout layouts[PM_DTYPE_COUNT] = {
@@ -42,11 +43,13 @@ static const layout layouts[PM_DTYPE_COUNT] = {
     [PM_Q4_0] = {4, 0, 0, 2},   [PM_Q4_1] = {4, 0, 0, 4},   [PM_Q5_0] = {4, 1, 16, 2},  [PM_Q5_1] = {4, 1, 0, 4},
     [PM_Q2_K] = {2, 0, 0, 20},  [PM_Q3_K] = {2, 1, 4, 14},  [PM_Q4_K] = {4, 0, 0, 16},  [PM_Q5_K] = {4, 1, 0, 16},
     [PM_Q6_K] = {4, 2, 32, 18}, [PM_IQ4_NL] = {4, 0, 0, 2}, [PM_IQ4_XS] = {4, 0, 0, 8}, [PM_MXFP4] = {4, 0, 0, 1},
+    [PM_FP8] = {8, 0, 0, 4, 4}, [PM_AWQ] = {4, 0, 0, 4, 4}, [PM_IQ2] = {2, 1, 0, 10},
 };
 
 static planes read_planes(pm_tensor t) {
     const layout *l = &layouts[t.dtype];
     uint32_t blocks = (t.cols + 31) / 32, file_blocks = blocks * 32 / pm_dtype_get(t.dtype)->block_elements;
+    file_blocks = l->shared ? (file_blocks + l->shared - 1) / l->shared : file_blocks;
     planes p = {.data_words = (blocks * l->low + 3) / 4 * 4 + (blocks * l->high + 3) / 4 * 4,
                 .scale_words = (file_blocks * l->scale_bytes + 3) / 4};
     assert_int_equal(t.stride, blocks * 32);
@@ -79,11 +82,20 @@ static float six_bits(const uint32_t *words, uint32_t low, uint32_t high) {
 // The scale of column c, and what is taken off, from a row of scales.
 static float scale_of(pm_dtype dtype, const uint32_t *s, uint32_t supers, uint32_t c, float *minus) {
     uint32_t b = c / 32 % 8, half = c / 16 % 16, super = c / 256, at;
+    float scale;
     switch (dtype) {
     case PM_Q4_1:
     case PM_Q5_1:
         *minus = -half_of(s, c / 32 * 2 + 1);
         return half_of(s, c / 32 * 2);
+    case PM_FP8:
+        memcpy(&scale, &s[c / 128], sizeof(scale));
+        return scale;
+    case PM_AWQ:
+        *minus = half_of(s, c / 128 * 2) * (float)bits(s, c / 128 * 32 + 16, 16);
+        return half_of(s, c / 128 * 2);
+    case PM_IQ2:
+        return half_of(s + supers * 2, super) / 8 * (float)(2 * bits(s, super * 64 + c / 16 % 16 * 4, 4) + 1);
     case PM_MXFP4:
         return ldexpf(1, (int)bits(s, c / 32 * 8, 8) - 128);
     case PM_IQ4_XS:
@@ -130,6 +142,15 @@ static float decode(pm_dtype dtype, const planes *p, uint32_t cols, uint32_t r, 
     float minus = 0, scale = scale_of(dtype, p->scales + (size_t)r * p->scale_words, blocks / 8, c, &minus);
     if (dtype == PM_IQ4_NL || dtype == PM_IQ4_XS || dtype == PM_MXFP4)
         return scale * table_value(dtype, quant);
+    if (dtype == PM_FP8) { // the exponent's bias is 7; of the smallest the mantissa has no leading 1
+        int exponent = (int)quant >> 3 & 15, mantissa = (int)quant & 7;
+        return scale * ldexpf((float)(exponent ? 8 + mantissa : mantissa), (exponent ? exponent : 1) - 10) *
+               (quant & 128 ? -1.0f : 1.0f);
+    }
+    if (dtype == PM_IQ2) {
+        static const float sizes[4] = {8, 25, 43, 60};
+        return scale * sizes[quant & 3] * (quant & 4 ? -1.0f : 1.0f);
+    }
     bool is_signed = dtype == PM_Q8_0 || dtype == PM_Q4_0;
     return scale * (float)(is_signed ? sign_extend(quant, l->low) : (int)quant - l->zero) - minus;
 }
@@ -152,6 +173,7 @@ static void check_packed(pm_tensor t, const float *values) {
         }
         uint32_t blocks = t.stride / 32, file_blocks = t.stride / pm_dtype_get(t.dtype)->block_elements;
         const layout *l = &layouts[t.dtype];
+        file_blocks = l->shared ? (file_blocks + l->shared - 1) / l->shared : file_blocks;
         uint32_t low_words = (blocks * l->low + 3) / 4 * 4;
         check_padding(p.data + (size_t)r * p.data_words + low_words, blocks * l->high * 32, p.data_words - low_words);
         if (p.scales)
