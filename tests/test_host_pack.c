@@ -245,6 +245,43 @@ static void interleaved_row_by_row(void **state) {
         }
 }
 
+// A part that makes its rows: what it would have had in memory.
+static void make_rows(const void *data, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
+    const check_matrix *m = data;
+    const pm_dtype_info *info = pm_dtype_get(m->dtype);
+    assert_true(row + n_rows <= m->rows && col % 256 == 0 && n_cols > 0 && n_cols <= 256 && col + n_cols <= m->cols);
+    size_t bytes = check_matrix_bytes(m->dtype, n_cols);
+    for (uint32_t r = 0; r < n_rows; r++, out += bytes)
+        memcpy(out, m->blocks + (((size_t)row + r) * m->cols + col) / info->block_elements * info->block_bytes, bytes);
+}
+
+static void run_made(pm_dtype dtype, pm_dtype other, uint32_t rows, pm_pack_order order) {
+    uint32_t cols = check_cols(dtype, check_cols(other, 321));
+    check_matrix m[] = {check_weights(dtype, rows, cols, 1), check_weights(other, rows, cols, 1)};
+    pm_pack_part parts[] = {{&m[0], dtype, rows, make_rows}, {m[1].blocks, other, rows}};
+    float *values = check_alloc((size_t)2 * rows * cols, sizeof(float));
+    memcpy(values, m[0].values, (size_t)rows * cols * sizeof(float));
+    memcpy(values + (size_t)rows * cols, m[1].values, (size_t)rows * cols * sizeof(float));
+    const float *want = order == PM_PACK_INTERLEAVED ? interleave(m, 2) : values;
+    pm_tensor t = check_pack(parts, 2, cols, order);
+    float *rounded = check_alloc((size_t)2 * rows * cols, sizeof(float));
+    for (size_t i = 0; i < (size_t)2 * rows * cols; i++)
+        rounded[i] = dtype == other ? want[i] : pm_f16_to_f32(pm_f32_to_f16(want[i]));
+    assert_int_equal(t.dtype, dtype == other ? dtype : PM_F16);
+    check_packed(t, rounded);
+}
+
+static void rows_that_are_made(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(check_dtypes); i++)
+        for (int k = 0; k < 4; k++) {
+            pm_dtype other = k % 2 ? check_dtypes[i] : PM_Q8_0;
+            begin_case();
+            check_case("made rows of %s with %s", pm_dtype_get(check_dtypes[i])->name, pm_dtype_get(other)->name);
+            run_made(check_dtypes[i], other, k % 2 ? 299 : 33, k < 2 ? PM_PACK_STACKED : PM_PACK_INTERLEAVED);
+        }
+}
+
 // More than both staging buffers hold, in steps that end within the parts.
 static void more_than_the_ring_holds(void **state) {
     static const pack_case cases[] = {{20001, 480, {7000, 6001}}, {70003, 33, {0}}, {4099, 4096, {0}}};
@@ -442,6 +479,7 @@ int main(void) {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(stacked_as_in_the_file),
         cmocka_unit_test(interleaved_row_by_row),
+        cmocka_unit_test(rows_that_are_made),
         cmocka_unit_test(more_than_the_ring_holds),
         cmocka_unit_test(mixed_types_become_halves),
         cmocka_unit_test(vectors_are_floats),
