@@ -22,7 +22,7 @@ typedef struct job {
     size_t n_tensors;
     uint32_t alignment;
     uint8_t *chunk;       // (CHUNK_BYTES)
-    uint64_t done, total; // bytes of the source
+    uint64_t done, total; // bytes of weights, of the file to be
 } job;
 
 // ---- options -----------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ static bool needs_pairs(const pm_file *file, const char *name) {
 }
 
 static uint64_t count_elements(const pm_tensor_view *t) {
-    return t->size / pm_dtype_get(t->dtype)->block_bytes * pm_dtype_get(t->dtype)->block_elements;
+    return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
 }
 
 // Once for all layers, unless told to tell more.
@@ -144,7 +144,7 @@ static pm_status plan(job *j) {
     PM_TRY(pm_gguf_write_alignment(j->file, &j->alignment));
     for (size_t i = 0; i < j->n_tensors; i++) {
         PM_TRY(plan_tensor(j, i, &offset));
-        j->total += j->tensors[i].source->size;
+        j->total += j->tensors[i].size;
     }
     warn_twice(j);
     return PM_OK;
@@ -161,11 +161,11 @@ typedef struct encoding {
     atomic_bool too_large;
 } encoding;
 
-// The number of the first element of a piece in the file to be; *n: how many there are.
-static uint64_t piece_start(const encoding *e, uint64_t piece, uint64_t *n) {
-    uint64_t column = piece % e->pieces_a_row * PIECE;
-    *n = e->cols - column < PIECE ? e->cols - column : PIECE;
-    return piece / e->pieces_a_row * e->cols + column;
+// Where a piece is in the file to be; *n: its elements.
+static void place_piece(const encoding *e, uint64_t piece, uint64_t *row, uint64_t *col, uint64_t *n) {
+    *row = piece / e->pieces_a_row;
+    *col = piece % e->pieces_a_row * PIECE;
+    *n = e->cols - *col < PIECE ? e->cols - *col : PIECE;
 }
 
 static uint64_t byte_of(pm_dtype dtype, uint64_t element) {
@@ -173,13 +173,23 @@ static uint64_t byte_of(pm_dtype dtype, uint64_t element) {
     return element / info->block_elements * info->block_bytes;
 }
 
+// Of the first byte of a piece, in the tensor to be.
+static uint64_t piece_offset(const encoding *e, uint64_t piece) {
+    uint64_t row, col, n;
+    place_piece(e, piece, &row, &col, &n);
+    return byte_of(e->t->dtype, row * e->cols + col);
+}
+
 // Row 2 j + half of a head is row half * (head_rows / 2) + j of it in the source.
-static uint64_t source_start(const encoding *e, uint64_t start) {
+static uint64_t source_row(const encoding *e, uint64_t row) {
     if (!e->t->pairs)
-        return start;
-    uint64_t row = start / e->cols, in_head = row % e->head_rows;
-    uint64_t from = row - in_head + in_head % 2 * (e->head_rows / 2) + in_head / 2;
-    return from * e->cols + start % e->cols;
+        return row;
+    uint64_t in_head = row % e->head_rows;
+    return row - in_head + in_head % 2 * (e->head_rows / 2) + in_head / 2;
+}
+
+static void read_source(const pm_tensor_view *source, uint64_t cols, uint64_t row, uint64_t col, uint64_t n, float *values) {
+    pm_dequant(source->dtype, source->data + byte_of(source->dtype, row * cols + col), values, (size_t)n);
 }
 
 // Scales are halves in nearly all types. bfloat16 and floats go further, but no weight of any use does.
@@ -194,50 +204,54 @@ static bool all_fit(const float *x, uint64_t n, pm_dtype dtype) {
 static void encode_piece(void *user, int i) {
     encoding *e = user;
     float values[PIECE];
-    uint64_t n, ignored, start = piece_start(e, e->first + (uint64_t)i, &n), base = piece_start(e, e->first, &ignored);
-    const pm_tensor_view *source = e->t->source;
-    pm_dequant(source->dtype, source->data + byte_of(source->dtype, source_start(e, start)), values, (size_t)n);
+    uint64_t row, col, n, piece = e->first + (uint64_t)i;
+    place_piece(e, piece, &row, &col, &n);
+    read_source(e->t->source, e->cols, source_row(e, row), col, n, values);
     if (!all_fit(values, n, e->t->dtype))
         atomic_store(&e->too_large, true);
     else
-        pm_quant(e->t->dtype, values, e->out + byte_of(e->t->dtype, start) - byte_of(e->t->dtype, base), (size_t)n);
+        pm_quant(e->t->dtype, values, e->out + (piece_offset(e, piece) - piece_offset(e, e->first)), (size_t)n);
 }
 
-static pm_status report(job *j, uint64_t bytes) {
-    j->done += bytes;
+static pm_status put_bytes(job *j, pm_output *out, const uint8_t *data, uint64_t n) {
+    PM_TRY(pm_output_write(out, data, (size_t)n));
+    j->done += n;
     if (!j->o->progress || j->o->progress(j->o->user, j->done, j->total))
         return PM_OK;
     return pm_fail(PM_ERR_CANCELLED, "stopped");
 }
 
-static pm_status encode_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
+// A bias whose elements come as pairs is a column.
+static encoding begin_tensor(const job *j, const pm_gguf_tensor *t) {
     const pm_tensor_view *s = t->source;
-    uint64_t cols = s->dims[s->n_dims ? s->n_dims - 1 : 0], rows = count_elements(s) / cols;
-    encoding e = {.t = t, .cols = cols, .out = j->chunk, .pieces_a_row = (cols + PIECE - 1) / PIECE};
-    if (t->pairs && s->n_dims == 1) // a bias: its elements are the rows
-        rows = cols, cols = e.cols = e.pieces_a_row = 1;
-    e.head_rows = j->file->config.head_dim;
-    uint64_t n_pieces = rows * e.pieces_a_row, ignored;
+    uint64_t cols = t->pairs && s->n_dims == 1 ? 1 : s->dims[s->n_dims ? s->n_dims - 1 : 0];
+    return (encoding){
+        .t = t,
+        .cols = cols,
+        .pieces_a_row = (cols + PIECE - 1) / PIECE,
+        .head_rows = j->file->config.head_dim,
+        .out = j->chunk,
+    };
+}
+
+static pm_status encode_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
+    encoding e = begin_tensor(j, t);
+    uint64_t n_pieces = count_elements(t->source) / e.cols * e.pieces_a_row;
     for (; e.first < n_pieces; e.first += CHUNK) {
         uint64_t n = n_pieces - e.first < CHUNK ? n_pieces - e.first : CHUNK;
-        uint64_t begin = piece_start(&e, e.first, &ignored);
-        uint64_t end = e.first + n < n_pieces ? piece_start(&e, e.first + n, &ignored) : rows * cols;
+        uint64_t end = e.first + n < n_pieces ? piece_offset(&e, e.first + n) : t->size;
         pm_parallel_for((int)n, encode_piece, &e);
         if (atomic_load(&e.too_large))
-            return pm_fail(PM_ERR_FILE, "tensor %s has values that %s cannot hold", s->name, pm_dtype_get(t->dtype)->name);
-        PM_TRY(pm_output_write(out, j->chunk, (size_t)(byte_of(t->dtype, end) - byte_of(t->dtype, begin))));
-        PM_TRY(report(j, byte_of(s->dtype, end) - byte_of(s->dtype, begin)));
+            return pm_fail(PM_ERR_FILE, "tensor %s has values that %s cannot hold", t->source->name, pm_dtype_get(t->dtype)->name);
+        PM_TRY(put_bytes(j, out, j->chunk, end - piece_offset(&e, e.first)));
     }
     return PM_OK;
 }
 
 // The type stays: the bytes do too.
 static pm_status copy_tensor(job *j, pm_output *out, const pm_tensor_view *s) {
-    for (uint64_t at = 0; at < s->size; at += CHUNK_BYTES) {
-        uint64_t n = s->size - at < CHUNK_BYTES ? s->size - at : CHUNK_BYTES;
-        PM_TRY(pm_output_write(out, s->data + at, (size_t)n));
-        PM_TRY(report(j, n));
-    }
+    for (uint64_t at = 0; at < s->size; at += CHUNK_BYTES)
+        PM_TRY(put_bytes(j, out, s->data + at, s->size - at < CHUNK_BYTES ? s->size - at : CHUNK_BYTES));
     return PM_OK;
 }
 
@@ -278,8 +292,9 @@ static pm_status refuse_own_files(const pm_file *file, const char *path) {
 }
 
 static pm_quantize_result sum_up(const job *j) {
-    pm_quantize_result r = {.n_tensors = j->n_tensors, .source_bytes = j->total};
+    pm_quantize_result r = {.n_tensors = j->n_tensors};
     for (size_t i = 0; i < j->n_tensors; i++) {
+        r.source_bytes += j->tensors[i].source->size;
         r.n_weights += count_elements(j->tensors[i].source);
         r.bytes += j->tensors[i].size;
     }

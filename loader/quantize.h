@@ -10,7 +10,7 @@ typedef struct pm_quantize_options {
     // These may be NULL: types of the head and of the embedding, whatever `type` says.
     const char *output_type, *embedding_type;
     bool pure; // all matrices in the type that names the mix
-    // Called between chunks with the bytes of the source; false ends it: PM_ERR_CANCELLED. May be NULL.
+    // Called between chunks with the bytes of weights written; false ends it: PM_ERR_CANCELLED. May be NULL.
     bool (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
     void *user; // handed through
 } pm_quantize_options;
