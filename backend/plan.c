@@ -117,7 +117,7 @@ static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_siz
     p[PM_PIECE_OUT_NORMED] = p[PM_PIECE_OUT_SQUARES] = pm_activation_bytes(out, c->dim);
     p[PM_PIECE_LOGITS] = pm_activation_bytes(out, c->vocab_size);
     p[PM_PIECE_ATTEND] = attend_bytes(dev, c, s);
-    p[PM_PIECE_ANGLES] = (uint64_t)s->ctx * c->head_dim * sizeof(float);
+    p[PM_PIECE_ANGLES] = pm_angles_bytes(c, s->ctx);
     p[PM_PIECE_PAGES] = (uint64_t)s->n_seqs * pm_pages_for(s->ctx) * sizeof(uint32_t);
     p[PM_PIECE_IDENTITY] = p[PM_PIECE_INDEX] = out * sizeof(uint32_t);
     p[PM_PIECE_ROWS] = rows * sizeof(struct pm_row);

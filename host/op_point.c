@@ -85,6 +85,7 @@ void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
         .qkv_stride = op->qkv.stride,
         .q_stride = op->q.stride,
         .max_pages = kv->max_pages,
+        .angle_rows = op->angle_rows,
         .eps = op->eps,
     };
     bool norm = op->q_gain != NULL;

@@ -42,8 +42,9 @@ typedef struct pm_ref_rope_store_args {
     const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)
     const float *q_gain, *k_gain; // (head_dim); both NULL: no norm
     float eps;
-    bool interleaved;    // as in pm_op_rope_store
-    const float *angles; // (positions, head_dim / 2, 2): cos, sin
+    bool interleaved;     // as in pm_op_rope_store
+    const double *angles; // (tables, n_positions, head_dim / 2, 2): cos, sin
+    uint32_t n_positions;
     const struct pm_row *rows;
 } pm_ref_rope_store_args;
 // out (n, n_heads + 2 n_kv_heads, head_dim): q heads, then the k and v heads that go to the cache

@@ -21,7 +21,7 @@ layout(binding = 2) readonly buffer KGain {
     float k_gain[];
 };
 layout(binding = 3) readonly buffer Angles {
-    vec2 angles[]; // (positions, HALF) of cos, sin
+    vec2 angles[]; // (tables, angle_rows, HALF) of cos, sin
 };
 layout(binding = 4) readonly buffer Rows {
     pm_row rows[];
@@ -49,6 +49,14 @@ float head_scale(vec2 lo, vec2 hi) {
     for (uint i = 0; i < WORKGROUP; i++)
         sum += sums[i];
     return inversesqrt(sum / HEAD_DIM + a.eps);
+}
+
+// (cos, sin) of the row's angle for pair j: the angle of its low part and that of its high part, one after the other.
+vec2 turn(pm_row row, uint j) {
+    uint table = row.rope * a.angle_rows;
+    vec2 low = angles[(table + row.pos % PM_ANGLE_STEP) * HALF + j];
+    vec2 high = angles[(table + PM_ANGLE_STEP + row.pos / PM_ANGLE_STEP) * HALF + j];
+    return vec2(low.x * high.x - low.y * high.y, low.y * high.x + low.x * high.y);
 }
 
 uint k_pair(uint page, uint pos, uint head, uint dim) {
@@ -86,7 +94,7 @@ void main() {
             hi *= scale * vec2(k_gain[i + HALF], k_gain[i + HALF + 1]);
         }
     }
-    vec2 t0 = angles[row.pos * HALF + i], t1 = angles[row.pos * HALF + i + 1];
+    vec2 t0 = turn(row, i), t1 = turn(row, i + 1);
     vec2 cosines = vec2(t0.x, t1.x), sines = vec2(t0.y, t1.y);
     vec2 out_lo = lo * cosines - hi * sines, out_hi = hi * cosines + lo * sines;
 

@@ -7,7 +7,8 @@
 
 #include "check.h"
 
-enum { N_SEQS = 2, MAX_PAGES = 4, POSITIONS = MAX_PAGES * PM_PAGE };
+enum { N_SEQS = 2, MAX_PAGES = 9, POSITIONS = MAX_PAGES * PM_PAGE, N_TABLES = 3 };
+enum { ANGLE_ROWS = PM_ANGLE_STEP + (POSITIONS + PM_ANGLE_STEP - 1) / PM_ANGLE_STEP };
 
 typedef struct rope_case {
     pm_dtype dtype;
@@ -17,23 +18,45 @@ typedef struct rope_case {
 
 // ---- data -------------------------------------------------------------------------------------------------------------
 
-static float *angles(uint32_t head_dim) {
-    float *values = check_alloc((size_t)POSITIONS * head_dim, sizeof(float)), *p = values;
-    for (uint32_t pos = 0; pos < POSITIONS; pos++)
-        for (uint32_t j = 0; j < head_dim / 2; j++) {
-            double angle = pos * pow(10000, -2.0 * j / head_dim);
-            *p++ = (float)cos(angle);
-            *p++ = (float)sin(angle);
+// (cos, sin) of a position in a table; each has its own base and length.
+static void turn(uint32_t table, uint32_t pos, uint32_t j, uint32_t head_dim, bool long_one, double pair[2]) {
+    double angle = pos * pow(100 * pow(100, table), -2.0 * j / head_dim), length = long_one ? 1 + 0.1 * table : 1;
+    pair[0] = cos(angle) * length;
+    pair[1] = sin(angle) * length;
+}
+
+static double *angles(uint32_t head_dim) {
+    double *values = check_doubles((size_t)N_TABLES * POSITIONS * head_dim), *p = values;
+    for (uint32_t table = 0; table < N_TABLES; table++)
+        for (uint32_t pos = 0; pos < POSITIONS; pos++)
+            for (uint32_t j = 0; j < head_dim / 2; j++, p += 2)
+                turn(table, pos, j, head_dim, true, p);
+    return values;
+}
+
+// The same as the kernel has them.
+static float *angle_tables(uint32_t head_dim) {
+    float *values = check_alloc((size_t)N_TABLES * ANGLE_ROWS * head_dim, sizeof(float)), *p = values;
+    for (uint32_t row = 0; row < N_TABLES * ANGLE_ROWS; row++)
+        for (uint32_t j = 0, i = row % ANGLE_ROWS; j < head_dim / 2; j++) {
+            double pair[2];
+            turn(row / ANGLE_ROWS, i < PM_ANGLE_STEP ? i : (i - PM_ANGLE_STEP) * PM_ANGLE_STEP, j, head_dim, i < PM_ANGLE_STEP,
+                 pair);
+            *p++ = (float)pair[0];
+            *p++ = (float)pair[1];
         }
     return values;
 }
 
 // Rows of two sequences in turn, the first at the last positions of a page and on into the next, the second up to the last of all.
+// Tables change from row to row, which a session would not do.
 static struct pm_row *rows_of(uint32_t n) {
     struct pm_row *rows = check_alloc(n, sizeof(*rows));
     for (uint32_t i = 0; i < n; i++)
-        rows[i] =
-            (struct pm_row){.token = check_random(), .seq = i % 2, .pos = i % 2 ? POSITIONS - 1 - i / 2 : PM_PAGE - 1 + i / 2};
+        rows[i] = (struct pm_row){.token = check_random(),
+                                  .seq = i % 2,
+                                  .pos = i % 2 ? POSITIONS - 1 - i / 2 : PM_PAGE - 1 + i / 2,
+                                  .rope = i % N_TABLES};
     return rows;
 }
 
@@ -98,7 +121,7 @@ static void check_q(const checking *k, pm_tensor q) {
 static void run_values(const rope_case *c, const float *qkv_values) {
     uint32_t heads = c->n_heads + 2 * c->n_kv_heads, dim = c->head_dim;
     checking k = {.c = c, .rows = rows_of(c->n), .pages = check_page_table(N_SEQS, MAX_PAGES)};
-    float *q_gain_values = check_normals(dim, 1), *k_gain_values = check_normals(dim, 1), *angle_values = angles(dim);
+    float *q_gain_values = check_normals(dim, 1), *k_gain_values = check_normals(dim, 1);
     pm_tensor q_gain = check_pack_vector(q_gain_values, dim), k_gain = check_pack_vector(k_gain_values, dim);
     pm_tensor qkv = check_in_tensor(c->n, heads * dim, qkv_values),
               q = check_out_tensor(c->n, c->n_heads * dim, c->n_heads * dim, NULL);
@@ -110,7 +133,8 @@ static void run_values(const rope_case *c, const float *qkv_values) {
                         .k_gain = c->norm ? &k_gain : NULL,
                         .eps = 1e-6f,
                         .interleaved = c->interleaved,
-                        .angles = check_in(angle_values, (size_t)POSITIONS * dim),
+                        .angles = check_in(angle_tables(dim), (size_t)N_TABLES * ANGLE_ROWS * dim),
+                        .angle_rows = ANGLE_ROWS,
                         .rows = check_in(k.rows, (size_t)c->n * 4),
                         .kv = &k.kv};
     check_record();
@@ -127,7 +151,8 @@ static void run_values(const rope_case *c, const float *qkv_values) {
                                                 .k_gain = c->norm ? k_gain_values : NULL,
                                                 .eps = op.eps,
                                                 .interleaved = c->interleaved,
-                                                .angles = angle_values,
+                                                .angles = angles(dim),
+                                                .n_positions = POSITIONS,
                                                 .rows = k.rows},
                       want, size);
     k.want = want;
