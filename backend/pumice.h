@@ -27,6 +27,14 @@ typedef enum pm_precision {
     PM_PRECISION_F32, // KV cache in floats too
 } pm_precision;
 
+// The type of the KV cache apart from the rest.
+typedef enum pm_kv_type {
+    PM_KV_DEFAULT, // as the precision says
+    PM_KV_F16,
+    PM_KV_F32,
+    PM_KV_Q8_0, // a byte an element and a half for the scale of 32: 53 % of halves; wants heads of a multiple of 32
+} pm_kv_type;
+
 // How a model reaches positions beyond those of its training, in place of what its file says. A short text loses a little under
 // YaRN with a large factor: pm_session_set_rope_factor gives each sequence the factor it needs.
 typedef struct pm_rope_options {
@@ -79,6 +87,7 @@ typedef struct pm_session_options {
     uint32_t max_chunk; // rows a pass of a prompt; 0: the device's
     uint32_t max_batch; // rows of a batch, whose logits take memory; 0: PM_BATCH_MAX. Fewer where the device binds no more at once
     pm_precision precision; // of the KV cache and of activations
+    pm_kv_type kv;          // another type for the cache. PM_ERR_UNSUPPORTED of open where the model has no heads for it
     bool profile;           // time every kernel
 } pm_session_options;
 

@@ -37,9 +37,13 @@ void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w);
 // h->x (n, dim) += src (n, w.cols) * w (dim, w.cols)^T, and normed, squares for the norm whose gain (1, dim) is given
 void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain);
 
-// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16 or F32.
-//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes, so that lanes that take a position each read side by
-//   side v page: [n_kv_heads][PM_PAGE][head_dim]
+// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16, F32, or Q8_0, for which head_dim is a multiple of 32.
+//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes: lanes that take a position each read side by side
+//   v page: [n_kv_heads][PM_PAGE][head_dim]
+// Q8_0: bytes from -127 to 127, times a scale of 32 dims. The scales follow the bytes of their head, as halves of 256 times their
+// value, two a word (the last one's other half is unused where head_dim / 32 is odd), s words a position:
+//   k page: [n_kv_heads] of { [head_dim / 16][PM_PAGE][16] bytes, [s][PM_PAGE] words }
+//   v page: [n_kv_heads] of { [PM_PAGE][head_dim] bytes, [PM_PAGE][s] words }
 typedef struct pm_kv {
     pm_slice k, v;
     pm_dtype dtype;

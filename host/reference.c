@@ -263,6 +263,18 @@ void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *siz
     }
 }
 
+double pm_ref_kv_q8_0(const double *values, double *held) {
+    double most = 0;
+    for (int i = 0; i < 32; i++)
+        most = fmax(most, fabs(values[i]));
+    double half = fmin(most * 256 / 127, 65504), scale = pm_f16_to_f32(pm_f32_to_f16((float)half)) / 256.0;
+    if (half < 0x1p-14)
+        scale = 0;
+    for (int i = 0; i < 32; i++)
+        held[i] = scale > 0 ? scale * fmin(fmax(round(values[i] / scale), -127), 127) : 0;
+    return scale;
+}
+
 // ---- attend -----------------------------------------------------------------------------------------------------------
 
 // The keys (or values) of one head of one sequence: `stride` floats from position to position.
