@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include "backend/model.h"
+#include "host/reference.h"
 #include "model_data.h"
 
 static pm_model *model; // the smallest checkpoint
@@ -224,6 +226,118 @@ static void logprobs_are_of_the_model(void **state) {
     pm_session_close(&session);
 }
 
+// ---- transformers -------------------------------------------------------------------------------------------------------
+
+// tests/data/sampling.json, which tests/make_sampling_data.py had transformers' code compute.
+enum { MAX_IDS = 64, VOCAB = 320, N_DRAWS = 2000 };
+typedef struct known {
+    pm_sampler sampler;
+    int32_t prompt[MAX_IDS], drawn[MAX_IDS];
+    size_t n_prompt;
+    pm_logit_bias bias[MAX_IDS];
+    double p[VOCAB];
+} known;
+
+static float number(const cJSON *item, const char *name) {
+    return (float)cJSON_GetNumberValue(member(item, name));
+}
+
+static size_t read_ids(const cJSON *item, const char *name, int32_t ids[MAX_IDS]) {
+    size_t n = 0;
+    const cJSON *id;
+    cJSON_ArrayForEach(id, member(item, name)) {
+        assert_true(n < MAX_IDS);
+        ids[n++] = id->valueint;
+    }
+    return n;
+}
+
+static void read_order(const char *text, uint8_t order[PM_N_STEPS]) {
+    static const char *const names[] = {"", "temp", "top-k", "top-p", "min-p", "typical-p"};
+    for (int i = 0; i < PM_N_STEPS; i++, text += strcspn(text, ",") + 1)
+        for (uint8_t step = 1; step <= PM_N_STEPS; step++)
+            if (strcspn(text, ",") == strlen(names[step]) && !strncmp(text, names[step], strlen(names[step])))
+                order[i] = step;
+}
+
+static void read_known(const cJSON *item, known *k) {
+    const cJSON *pair;
+    *k = (known){.sampler = {.temperature = number(item, "temperature"),
+                             .top_k = (uint32_t)number(item, "top_k"),
+                             .top_p = number(item, "top_p"),
+                             .min_p = number(item, "min_p"),
+                             .typical_p = number(item, "typical_p"),
+                             .repeat_penalty = number(item, "repeat"),
+                             .frequency_penalty = number(item, "frequency"),
+                             .presence_penalty = number(item, "presence"),
+                             .history = k->drawn,
+                             .bias = k->bias}};
+    read_order(cJSON_GetStringValue(member(item, "order")), k->sampler.order);
+    k->n_prompt = read_ids(item, "prompt", k->prompt);
+    k->sampler.n_history = k->sampler.n_history_drawn = read_ids(item, "drawn", k->drawn);
+    cJSON_ArrayForEach(pair, member(item, "bias")) {
+        k->bias[k->sampler.n_bias++] =
+            (pm_logit_bias){cJSON_GetArrayItem(pair, 0)->valueint, (float)cJSON_GetArrayItem(pair, 1)->valuedouble};
+    }
+    cJSON_ArrayForEach(pair, member(item, "p")) {
+        k->p[cJSON_GetArrayItem(pair, 0)->valueint] = cJSON_GetArrayItem(pair, 1)->valuedouble;
+    }
+}
+
+// The reference that tests hold the kernels against.
+static void check_reference(const float *logits, const known *k, int which) {
+    struct pm_sampling s = pm_sampler_pack(&k->sampler);
+    uint32_t seen[VOCAB];
+    float bias[VOCAB], adjusted[VOCAB];
+    double wanted[VOCAB], p[VOCAB];
+    pm_sampler_fill_seen(&k->sampler, k->prompt, k->n_prompt, VOCAB, seen);
+    pm_sampler_fill_bias(&k->sampler, VOCAB, bias);
+    pm_ref_adjust(logits, VOCAB, &s, bias, seen, wanted);
+    for (int i = 0; i < VOCAB; i++)
+        adjusted[i] = (float)wanted[i];
+    pm_ref_sample(adjusted, VOCAB, &s, 0, p);
+    for (int i = 0; i < VOCAB; i++) // adjusted is rounded to floats: by as much a probability may be off
+        if (fabs(p[i] - k->p[i]) > 2e-5 * k->p[i])
+            fail_msg("case %d: the reference gives id %d %.9g, transformers %.9g", which, i, p[i], k->p[i]);
+}
+
+// The host's sampler: what it draws, over positions.
+static void check_drawer(const float *logits, known *k, int which) {
+    uint32_t counts[VOCAB] = {0};
+    k->sampler.seed = 77;
+    for (uint32_t pos = 0; pos < N_DRAWS; pos++) {
+        pm_drawer *drawer = drawer_of(&k->sampler, k->prompt, k->n_prompt);
+        counts[pm_drawer_next(drawer, logits, pos)]++;
+        pm_drawer_close(&drawer);
+    }
+    for (int i = 0; i < VOCAB; i++) {
+        double expected = k->p[i] * N_DRAWS, room = 5 * sqrt(expected * (1 - k->p[i])) + (k->p[i] > 0 ? 4 : 0);
+        if (fabs(counts[i] - expected) > room)
+            fail_msg("case %d: id %d came %u times, %.1f were expected", which, i, counts[i], expected);
+    }
+}
+
+static void probabilities_are_those_of_transformers(void **state) {
+    (void)state;
+    cJSON *root = read_json(PM_TEST_DATA "/sampling.json");
+    const cJSON *item, *value;
+    float logits[VOCAB];
+    int n = 0, which = 0;
+    assert_int_equal(vocab, VOCAB);
+    cJSON_ArrayForEach(value, member(root, "logits")) {
+        logits[n++] = (float)value->valuedouble;
+    }
+    assert_int_equal(n, VOCAB);
+    cJSON_ArrayForEach(item, member(root, "cases")) {
+        known k;
+        read_known(item, &k);
+        check_reference(logits, &k, which);
+        check_drawer(logits, &k, which++);
+    }
+    assert_int_equal(which, 16);
+    cJSON_Delete(root);
+}
+
 // ---- loops --------------------------------------------------------------------------------------------------------------
 
 // Ids at which a text that repeats a block of `block` is called a loop first; 0: never in 2000.
@@ -335,6 +449,7 @@ int main(void) {
         cmocka_unit_test(penalties_count_what_they_are_about),
         cmocka_unit_test(history_counts),
         cmocka_unit_test(logprobs_are_of_the_model),
+        cmocka_unit_test(probabilities_are_those_of_transformers),
         cmocka_unit_test(loops_are_found),
         cmocka_unit_test(bad_samplers_are_refused),
         cmocka_unit_test(every_allocation_may_fail),
