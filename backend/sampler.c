@@ -383,6 +383,8 @@ static uint32_t pcg3d(uint32_t x, uint32_t y, uint32_t z) {
     return x + y * z;
 }
 
+static const float MOST_NOISE = 16.7f;
+
 static float gumbel(const struct pm_sampling *s, uint32_t pos, uint32_t id) {
     uint32_t bits = pcg3d(s->seed_lo ^ (id * 0x9e3779b9u), s->seed_hi + pos, id) >> 9;
     float u = ((float)bits + 0.5f) * 0x1p-23f, rest = ((float)(0x7fffffu - bits) + 0.5f) * 0x1p-23f;
@@ -395,9 +397,10 @@ static uint32_t draw(const pm_drawer *d, uint32_t best_id, uint32_t pos) {
     float best = -FLT_MAX;
     for (uint32_t id = 0; id < d->n_valid; id++) {
         float l = d->logits[id];
-        if (!holds(&b, l))
+        float cooled = (l - b.most) / d->sampling.temperature;
+        if (!holds(&b, l) || cooled + MOST_NOISE < best)
             continue;
-        float cooled = (l - b.most) / d->sampling.temperature, noisy = cooled + gumbel(&d->sampling, pos, id);
+        float noisy = cooled + gumbel(&d->sampling, pos, id);
         if (noisy > best) {
             best = noisy;
             best_id = id;

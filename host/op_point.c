@@ -126,7 +126,7 @@ void pm_op_sample(pm_cmd *cmd, const pm_sample *op) {
     struct pm_sample_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .result0 = op->result0};
     pm_dispatch d = {
         .kernel = PM_K_sample,
-        .spec = {128},
+        .spec = {pm_cmd_device(cmd)->caps.row_workgroup},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
@@ -141,7 +141,7 @@ void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op) {
     struct pm_logprobs_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .n = op->n};
     pm_dispatch d = {
         .kernel = PM_K_logprobs,
-        .spec = {128},
+        .spec = {pm_cmd_device(cmd)->caps.row_workgroup},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,

@@ -38,6 +38,8 @@ uvec3 pcg3d(uvec3 v) { // https://jcgt.org/published/0009/03/02/
     return v;
 }
 
+const float MOST_NOISE = 16.7; // what gumbel() gives is between -2.9 and this
+
 // -log(-log(u)) with u uniform in (0, 1). Near 1, log(u) is taken from 1 - u, which is exact there.
 float gumbel(pm_sampling s, uint pos, uint id) {
     uint bits = pcg3d(uvec3(s.seed_lo ^ (id * 0x9e3779b9u), s.seed_hi + pos, id)).x >> 9;
@@ -132,9 +134,10 @@ void main() {
         best_id = ids[0];
         for (uint id = lane; id < a.vocab; id += WORKGROUP) {
             float l = logit(id);
-            if (!holds(b, l))
+            float cooled = (l - b.most) / s.temperature;
+            if (!holds(b, l) || cooled + MOST_NOISE < best) // most ids never had a chance
                 continue;
-            float noisy = (l - b.most) / s.temperature + gumbel(s, row.pos, id);
+            float noisy = cooled + gumbel(s, row.pos, id);
             if (noisy > best) {
                 best = noisy;
                 best_id = id;

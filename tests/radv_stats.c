@@ -48,8 +48,8 @@ static const variant variants[] = {
     {"attend_f", "head 64, group 5", 3, {32, 64, 5}},
     {"attend_merge", "", 2, {64, 128}},
     {"adjust", "", 1, {128}},
-    {"sample", "", 1, {128}},
-    {"logprobs", "", 1, {128}},
+    {"sample", "", 1, {512}},
+    {"logprobs", "", 1, {512}},
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
