@@ -174,7 +174,7 @@ static const struct {
     {"Qwen3's", {.temperature = 0.6f, .top_p = 0.95f, .top_k = 20, USUAL}, true},
     {"all", {.temperature = 1.5f, .top_p = 0.9f, .top_k = 30, .min_p = 0.04f, USUAL}, true},
     {"top-k decides over top-p", {.temperature = 2, .top_p = 0.999f, .top_k = 3, USUAL}, false},
-    {"typical-p 0.9", {.temperature = 1, .top_p = 1, .typical_p = 0.9f, USUAL}, true},
+    {"typical-p 0.9", {.temperature = 1, .top_p = 1, .typical_p = 0.9f, USUAL}, false},
     {"typical-p 0.3", {.temperature = 1, .top_p = 1, .typical_p = 0.3f, USUAL}, false},
     {"typical-p 0.2, cool", {.temperature = 0.5f, .top_p = 1, .typical_p = 0.2f, USUAL}, false},
     {"typical-p 1e-9", {.temperature = 1, .top_p = 1, .typical_p = 1e-9f, USUAL}, false},
@@ -186,7 +186,7 @@ static const struct {
     {"min-p first", {.temperature = 2, .top_p = 0.8f, .top_k = 9, .min_p = 0.15f, .steps = MIN_P_FIRST}, false},
     {"typical-p first",
      {.temperature = 2, .top_p = 0.8f, .top_k = 7, .min_p = 0.3f, .typical_p = 0.4f, .steps = TYPICAL_FIRST},
-     true},
+     false},
     {"no step", {.temperature = 1.3f, .top_p = 0.1f, .top_k = 2, .min_p = 0.9f, .typical_p = 0.1f}, false},
 };
 
