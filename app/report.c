@@ -18,8 +18,8 @@ static void draw_bar(run_progress *p, uint64_t done, uint64_t total) {
     const char hashes[] = "##############################", dots[] = "..............................";
     double part = total ? (double)done / (double)total : 1;
     int full = (int)(part * BAR);
-    int n = fprintf(stderr, "\rloading [%.*s%.*s] %3d %% of %.1f GiB", full, hashes, BAR - full, dots, (int)(part * 100),
-                    (double)total / (1 << 30));
+    int n = fprintf(stderr, "\r%s [%.*s%.*s] %3d %% of %.1f GiB", p->what ? p->what : "loading", full, hashes, BAR - full, dots,
+                    (int)(part * 100), (double)total / (1 << 30));
     p->width = n > 0 ? n - 1 : 0;
     fflush(stderr);
 }
@@ -50,9 +50,9 @@ static void print_rate(const char *what, uint32_t n, uint32_t n_timed, uint64_t 
 
 static void print_stop(const pm_model *model, const run_answer *a) {
     static const char *const reasons[] = {
-        [RUN_STOP_N] = "-n reached",           [RUN_STOP_END] = "end of turn",
-        [RUN_STOP_CONTEXT] = "context full",   [RUN_STOP_INTERRUPTED] = "interrupted",
-        [RUN_STOP_READER] = "nobody reads on",
+        [RUN_STOP_STRING] = "stop string",      [RUN_STOP_N] = "-n reached",
+        [RUN_STOP_END] = "end of turn",         [RUN_STOP_CONTEXT] = "context full",
+        [RUN_STOP_INTERRUPTED] = "interrupted", [RUN_STOP_READER] = "nobody reads on",
     };
     fprintf(stderr, " | %s", reasons[a->stop]);
     if (a->stop != RUN_STOP_END)

@@ -1,17 +1,21 @@
-// Private to the command `run`: its options, and the steps that are files of their own; perplexity has the bar from here.
+// Private to the command `run`: its options, and the steps that are files of their own; perplexity and quantize have the bar from
+// here.
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 
+#include "app/context.h"
 #include "app/sampling.h"
 #include "backend/pumice.h"
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
     const char *model, *text, *file, *system, *ids, *device, *dump_logits;
-    int think;     // -1: not given; else as in pm_chat_options
-    int precision; // of pm_precision
-    uint32_t n_tokens, ctx;
+    int think; // -1: not given; else as in pm_chat_options
+    uint32_t n_tokens;
+    app_context context;
     app_sampling sampling;
+    app_stops stops;
+    uint32_t logprobs; // alternatives
     bool raw, print_ids, profile, rope_bf16;
 } run_options;
 
@@ -33,7 +37,14 @@ void run_prompt_close(run_prompt *prompt);
 
 // ---- answer.c: draws tokens and writes them as they come ------------------------------------------------------------------
 
-typedef enum run_stop { RUN_STOP_N, RUN_STOP_END, RUN_STOP_CONTEXT, RUN_STOP_INTERRUPTED, RUN_STOP_READER } run_stop;
+typedef enum run_stop {
+    RUN_STOP_N,
+    RUN_STOP_END,
+    RUN_STOP_STRING,
+    RUN_STOP_CONTEXT,
+    RUN_STOP_INTERRUPTED,
+    RUN_STOP_READER
+} run_stop;
 
 typedef struct run_answer {
     run_stop stop;
@@ -47,12 +58,18 @@ typedef struct run_answer {
 pm_status run_answer_write(const run_options *options, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer);
 
+// ---- logprobs.c -----------------------------------------------------------------------------------------------------------
+
+// A line of JSON for the id at likely[0], with the n - 1 likeliest ones. tokenizer may be NULL.
+pm_status run_logprobs_write(const pm_tokenizer *tokenizer, const pm_logprob *likely, int n, bool *gone);
+
 // ---- report.c: what is told on stderr ----------------------------------------------------------------------------------
 
 // A bar while the weights are loaded, where stderr is a terminal. Zero-initialise.
 typedef struct run_progress {
     uint64_t began_ns, drawn_ns;
-    int width; // of the line that stands there
+    int width;        // of the line that stands there
+    const char *what; // goes on; NULL: loading
 } run_progress;
 void run_progress_show(void *progress, uint64_t done_bytes, uint64_t total_bytes);
 void run_progress_clear(run_progress *progress);

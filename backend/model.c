@@ -16,13 +16,23 @@ static pm_tensor *place_of(pm_model *m, const pm_weight *w) {
     return (pm_tensor *)(owner + w->offset);
 }
 
+static void read_rows(const void *part, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
+    const pm_weight_part *p = part;
+    pm_view_read(p->view, p->row0 + row, n_rows, col, n_cols, out);
+}
+
+// Rows that are copied as they stand, or that the loader makes.
+static pm_pack_part part_of(const pm_weight_part *part) {
+    const pm_tensor_view *t = part->view;
+    if (!t->data)
+        return (pm_pack_part){part, t->dtype, part->rows, read_rows};
+    return (pm_pack_part){t->data + part->row0 * (pm_weight_part_bytes(part) / part->rows), t->dtype, part->rows, NULL};
+}
+
 static pm_status load(loading *l, const pm_weight *w) {
     pm_tensor *out = place_of(l->model, w);
-    for (int i = 0; i < w->n_parts; i++) {
-        const pm_weight_part *part = &w->parts[i];
-        uint64_t row_bytes = pm_weight_part_bytes(part) / part->rows;
-        l->parts[i] = (pm_pack_part){part->view->data + part->row0 * row_bytes, part->view->dtype, part->rows};
-    }
+    for (int i = 0; i < w->n_parts; i++)
+        l->parts[i] = part_of(&w->parts[i]);
     PM_TRY(w->parts[0].view->n_dims == 1 ? pm_pack_vector(l->packer, l->parts, w->n_parts, out)
                                          : pm_pack_matrix(l->packer, l->parts, w->n_parts, w->cols, w->order, out));
     out->row0 = w->row0;
@@ -91,6 +101,8 @@ static pm_status open_model(pm_model *m, const char *path, const pm_model_option
     PM_TRY(pm_file_open(path, &m->file));
     m->config = *pm_file_config(m->file);
     m->config.rope.bf16_frequencies |= options && options->bf16_frequencies;
+    if (options && options->rope.given)
+        PM_TRY(pm_rope_choose(path, &options->rope, &m->config));
     m->layers = pm_calloc(m->config.n_layers, sizeof *m->layers);
     if (!m->layers)
         return pm_fail(PM_ERR_MEMORY, "no memory for %u layers", m->config.n_layers);
@@ -136,6 +148,13 @@ pm_str pm_model_chat_template(const pm_model *model) {
 
 uint64_t pm_model_weight_bytes(const pm_model *model) {
     return pm_slabs_bytes(model->slabs);
+}
+
+double pm_model_rope_factor(const pm_model *model, uint64_t n_positions) {
+    uint64_t trained = pm_rope_trained_ctx(&model->config);
+    if (trained == 0 || n_positions <= trained)
+        return 1;
+    return n_positions <= 2 * trained ? 2 : 4;
 }
 
 bool pm_model_add_bos(const pm_model *model) {

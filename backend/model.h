@@ -94,10 +94,14 @@ typedef enum pm_piece {
     PM_PIECE_INDEX,
     PM_PIECE_SAMPLING,
     PM_PIECE_NEXT,
+    PM_PIECE_SEEN,
+    PM_PIECE_BIAS,
+    PM_PIECE_ADJUSTED,
     PM_N_PIECES
 } pm_piece;
 
-enum { PM_N_SLOTS = 2, PM_PIECE_ALIGN = 256 }; // staging areas; what slices are at most aligned to
+enum { PM_N_SLOTS = 2, PM_PIECE_ALIGN = 256 };                             // staging areas; what slices are at most aligned to
+enum { PM_LIKELY_BYTES = (1 + PM_MAX_LIKELY) * sizeof(struct pm_likely) }; // of one output
 
 typedef struct pm_session_sizes {
     uint32_t ctx, n_seqs, max_rows, max_out; // the options with their defaults
@@ -106,7 +110,7 @@ typedef struct pm_session_sizes {
     uint64_t kv;             // K of one layer, or V
     uint64_t scratch, cache; // all pieces, aligned; K and V of all layers
     uint64_t upload,
-        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids, then logits
+        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids and likely, then logits
 } pm_session_sizes;
 
 // options may be NULL. PM_ERR_USAGE for what no device will ever have room for.
@@ -142,6 +146,17 @@ pm_status pm_cache_reserve(pm_cache *cache, int seq, uint32_t n_positions);
 // Gives back the pages that n_positions do not need.
 void pm_cache_shrink(pm_cache *cache, int seq, uint32_t n_positions);
 
+// ---- sampler.c ---------------------------------------------------------------------------------------------------------------
+
+// PM_ERR_USAGE for numbers out of range and ids outside the vocabulary.
+pm_status pm_sampler_check(const pm_sampler *sampler, uint32_t vocab);
+struct pm_sampling pm_sampler_pack(const pm_sampler *sampler);
+// Does it change logits? Then the device wants what it does not get from pass to pass, each (n_valid): what occurred before the
+// first draw, ids being the prompt, and the bias.
+bool pm_sampler_adjusts(const pm_sampler *sampler);
+void pm_sampler_fill_seen(const pm_sampler *sampler, const int32_t *ids, size_t n, uint32_t n_valid, uint32_t *seen);
+void pm_sampler_fill_bias(const pm_sampler *sampler, uint32_t n_valid, float *bias);
+
 // ---- session.c, for score.c --------------------------------------------------------------------------------------------------
 
 // Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
@@ -152,8 +167,34 @@ const pm_model *pm_session_model(const pm_session *session);
 
 // Rotation frequencies (head_dim / 2), and the factor on cos and sin: plain, linear or YaRN.
 void pm_rope_frequencies(const pm_config *config, double *frequencies, double *factor);
-// angles (positions, head_dim / 2) of cos, sin pairs, computed in double. The caller frees; NULL without memory.
-float *pm_rope_angles(const pm_config *config, uint32_t n_positions);
+// A table of angles as pm_op_rope_store wants it, computed in double, and its rows. The caller frees; NULL without memory.
+float *pm_rope_table(const pm_config *config, uint32_t n_positions);
+uint32_t pm_rope_table_rows(uint32_t n_positions);
+// Positions of the training, as far as the file tells; 0: it does not.
+uint32_t pm_rope_trained_ctx(const pm_config *config);
+// The same model with another factor: 1 is plain, else linear where the model is linear, else YaRN.
+pm_config pm_rope_scaled(const pm_config *config, double factor);
+// Puts what is asked for in place of what the file says; warns where they differ. PM_ERR_USAGE.
+pm_status pm_rope_choose(const char *path, const pm_rope_options *options, pm_config *config);
+
+// ---- angles.c ----------------------------------------------------------------------------------------------------------------
+
+// The tables of angles of a session. Table 0 is the model's own and stays; the others are filled when a sequence chooses a factor.
+enum { PM_ROPE_TABLES = 4, PM_MAX_ROPE_FACTOR = 1000 };
+typedef struct pm_angles {
+    const pm_model *model;
+    pm_slice tables; // (PM_ROPE_TABLES, rows, head_dim / 2) of cos, sin
+    uint32_t n_positions, n_seqs, rows;
+    double factors[PM_ROPE_TABLES]; // 0: an empty table
+    uint32_t *table_of;             // by sequence
+} pm_angles;
+
+uint64_t pm_angles_bytes(const pm_config *config, uint32_t n_positions);
+// a->tables is there already.
+pm_status pm_angles_open(const pm_model *model, uint32_t n_positions, uint32_t n_seqs, pm_angles *angles);
+void pm_angles_close(pm_angles *angles);
+// No pass may run, and the sequence must be empty.
+pm_status pm_angles_choose(pm_angles *angles, int seq, double factor);
 
 // ---- forward.c ---------------------------------------------------------------------------------------------------------------
 
@@ -178,7 +219,7 @@ typedef struct pm_pass {
     uint32_t kv_bound; // no row's pos + 1 exceeds it
     pm_slice rows;     // n of struct pm_row
     pm_slice index;    // n_out of uint: the rows that want logits; not read where n_out == n (all do, in order)
-    pm_slice angles;
+    const pm_angles *angles;
     const pm_cache *cache;
     const pm_activations *act;
 } pm_pass;

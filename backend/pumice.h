@@ -27,6 +27,23 @@ typedef enum pm_precision {
     PM_PRECISION_F32, // floats throughout
 } pm_precision;
 
+// The type of the KV cache apart from the rest.
+typedef enum pm_kv_type {
+    PM_KV_DEFAULT, // as the precision says
+    PM_KV_F16,
+    PM_KV_F32,
+    PM_KV_Q8_0, // a byte an element and a half for the scale of 32: 53 % of halves; wants heads of a multiple of 32
+} pm_kv_type;
+
+// How a model reaches positions beyond those of its training, in place of what its file says. A short text loses a little under
+// YaRN with a large factor: pm_session_set_rope_factor gives each sequence the factor it needs.
+typedef struct pm_rope_options {
+    bool given;              // false: as the file says, and nothing below counts
+    pm_rope_scaling scaling; // PM_ROPE_NONE: none, whatever the file says
+    double factor;           // 1 to 1000
+    uint32_t original_ctx;   // positions of the training; 0: the file's, or else all positions that it allows
+} pm_rope_options;
+
 typedef struct pm_model_options {
     // Called while weights are uploaded, by the thread that opens; may be NULL. Bytes of the file.
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
@@ -34,6 +51,7 @@ typedef struct pm_model_options {
     // Inverse rotary frequencies rounded to bfloat16, as a transformers model that was cast as a whole (model.to(bfloat16)) has
     // them: for comparing with what such a model computed. Far positions differ by percents from the full precision's.
     bool bf16_frequencies;
+    pm_rope_options rope; // PM_ERR_USAGE where it makes no sense; a warning where the file says otherwise
 } pm_model_options;
 
 // Opens a model and puts its weights on the device in the types they have in the file. path: a folder with config.json and
@@ -48,6 +66,9 @@ const pm_config *pm_model_config(const pm_model *model);
 const pm_tokenizer *pm_model_tokenizer(const pm_model *model);
 // The Jinja text that pm_chat_render takes; n == 0 where the model has none.
 pm_str pm_model_chat_template(const pm_model *model);
+// The least of the factors 1, 2 and 4 with which YaRN reaches n_positions; 4 where none does, 1 where the file does not say how far
+// the training went. config.rope.original_ctx, or else config.max_ctx, is what factor 1 reaches.
+double pm_model_rope_factor(const pm_model *model, uint64_t n_positions);
 uint64_t pm_model_weight_bytes(const pm_model *model); // on the device
 // Does the model want its config's bos before a text? Nobody puts it there by himself.
 bool pm_model_add_bos(const pm_model *model);
@@ -66,6 +87,7 @@ typedef struct pm_session_options {
     uint32_t max_chunk; // rows a pass of a prompt; 0: the device's
     uint32_t max_batch; // rows of a batch, whose logits take memory; 0: PM_BATCH_MAX. Fewer where the device binds no more at once
     pm_precision precision; // of the KV cache and of activations
+    pm_kv_type kv;          // another type for the cache. PM_ERR_UNSUPPORTED of open where the model has no heads for it
     bool profile;           // time every kernel
 } pm_session_options;
 
@@ -100,14 +122,58 @@ uint32_t pm_session_logits_stride(const pm_session *session); // floats: vocab_s
 // pm_session_max_batch rows at a time: a larger options.max_batch makes it faster.
 pm_status pm_session_score(pm_session *session, int seq, const int32_t *ids, size_t n, size_t first, double *logprobs);
 
-// How the next token is drawn, in the order of the fields. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
+// Added to the logit of an id; -100 as good as bans it, -INFINITY does.
+typedef struct pm_logit_bias {
+    int32_t id;
+    float bias;
+} pm_logit_bias;
+
+// What narrows the ids that are drawn from, and the temperature: steps of pm_sampler.order.
+typedef enum pm_sampler_step {
+    PM_BY_TEMPERATURE = 1,
+    PM_BY_TOP_K,
+    PM_BY_TOP_P,
+    PM_BY_MIN_P,
+    PM_BY_TYPICAL_P,
+    PM_N_STEPS = 5
+} pm_sampler_step;
+enum { PM_TOP_LOGPROBS_MAX = 20 };
+
+// How the next token is drawn. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
+//
+// First bias and penalties change the logits (of the greedy too); then the steps narrow what is drawn from, in transformers' order:
+// temperature, top-k, top-p, min-p, typical-p, each over the probabilities that those before it left. Ties with the last one kept
+// are kept.
 typedef struct pm_sampler {
     float temperature; // 0: greedy
     uint32_t top_k;    // 0: off
     float top_p;       // 1 or 0: off
     float min_p;       // 0: off
     uint64_t seed;     // the same seed gives the same text on one device
+    float typical_p;   // 1 or 0: off (https://arxiv.org/abs/2202.00666)
+
+    // An id that occurs in the prompt or was drawn: its logit is divided by `repeat` where it is above zero, else multiplied (1 or
+    // 0: off). Then one that was drawn, whatever the prompt says, loses `frequency` times as often and `presence` once (0: off).
+    float repeat_penalty, frequency_penalty, presence_penalty;
+    // What stands before the ids that start is given and shall count too: the last n_history_drawn of them as drawn, the others as
+    // prompt. Read by start only.
+    const int32_t *history;
+    size_t n_history, n_history_drawn;
+
+    const pm_logit_bias *bias; // read by start only; of several for one id the last counts
+    size_t n_bias;
+
+    uint8_t order[PM_N_STEPS]; // each pm_sampler_step once; all zero: the usual order
+
+    bool logprobs;         // tell how likely each id was: pm_session_logprobs
+    uint32_t top_logprobs; // and the likeliest ones, at most PM_TOP_LOGPROBS_MAX
 } pm_sampler;
+
+// An id and ln of its probability, by the model alone: before bias, penalties, temperature and all else.
+typedef struct pm_logprob {
+    int32_t id;
+    float logprob;
+} pm_logprob;
 
 // Generation of one sequence. start runs n >= 1 ids like eval, with its errors, and draws the next id on the device; each next
 // returns one id. The device is always a step ahead: it works on the next id while the caller looks at this one. end waits for it;
@@ -116,9 +182,39 @@ pm_status pm_session_start(pm_session *session, int seq, const int32_t *ids, siz
 pm_status pm_session_next(pm_session *session, int32_t *id); // PM_ERR_CONTEXT when there is no room to run another
 pm_status pm_session_end(pm_session *session);               // fine when none is running
 
+// Of the id that next returned last: itself, then the sampler's top_logprobs likeliest in falling order (fewer where the vocabulary
+// has fewer). *n is 0 where the sampler did not ask. Borrowed until the next call on the session.
+const pm_logprob *pm_session_logprobs(const pm_session *session, int *n);
+
+// The same draws on the host, from logits that the caller has (and may have changed): by the same steps over the same integers and
+// the same noise, so that the ids are those of a session, but where two are as good as equal in the last bits of an exponential.
+typedef struct pm_drawer pm_drawer;
+// For a generation that starts with the n ids of the prompt; n may be 0. Errors as of pm_session_start.
+pm_status pm_drawer_open(const pm_model *model, const pm_sampler *sampler, const int32_t *ids, size_t n, pm_drawer **drawer);
+void pm_drawer_close(pm_drawer **drawer);
+// Draws from logits (vocab_size) of the token at position pos of its sequence, and counts the id as drawn.
+int32_t pm_drawer_next(pm_drawer *drawer, const float *logits, uint32_t pos);
+const pm_logprob *pm_drawer_logprobs(const pm_drawer *drawer, int *n); // as pm_session_logprobs
+
+// Does a text run in circles? Zero-initialise.
+typedef struct pm_loop_watch {
+    int32_t last[64]; // ids, by turns
+    uint32_t n;
+    uint16_t same[65]; // ids in a row that are the one so many places before
+} pm_loop_watch;
+// Takes the next id. The length, 16 to 64, of the block of ids that the text has just ended with four times in a row; 0: no such.
+uint32_t pm_loop_watch_next(pm_loop_watch *watch, int32_t id);
+
 // Positions a sequence holds, and forgetting those from `pos` on (not while a generation runs). The sequence must exist.
 uint32_t pm_session_pos(const pm_session *session, int seq);
 void pm_session_rewind(pm_session *session, int seq, uint32_t pos);
+
+// The factor of YaRN (of linear scaling where the model has that) for one sequence; without it, the model's own. 1 is plain.
+// Sequences of different factors may share a batch: each gets the logits that it would have in a session of its own, at most four
+// factors at a time. What the cache holds is turned by the factor it was written with, so a sequence that outgrows its factor must
+// be rewound to 0 and run anew with a larger one: PM_ERR_USAGE unless it is empty. Rewinding keeps the factor.
+pm_status pm_session_set_rope_factor(pm_session *session, int seq, double factor);
+double pm_session_rope_factor(const pm_session *session, int seq);
 
 // May be called from a signal handler or another thread: a running eval or start returns PM_ERR_CANCELLED after its present chunk.
 void pm_session_cancel(pm_session *session);

@@ -2,7 +2,6 @@
 // It is written into a mapped staging area and copied to the device by the pass itself, so that the command buffer of a pass is
 // recorded once for its shape (rows, outputs, class of cache length) and replayed. When decoding, the sampler leaves the next rows
 // on the device, where the next pass starts from them: the host only reads ids, one step behind.
-#include <float.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -16,6 +15,8 @@ typedef struct shape {
     int slot;     // which staging area and which results
     bool chained; // rows come from the sampler's `next`, not from the host
     bool sample, logits;
+    bool adjust;       // the sampler's penalties and bias
+    uint32_t n_likely; // told of the draw: the id itself and the likeliest ones; 0: nothing
 } shape;
 
 typedef struct recording {
@@ -36,6 +37,8 @@ typedef struct generation {
     bool running;
     int seq, slot;    // slot of the pass that draws the id to be returned next
     uint32_t n_drawn; // ids returned
+    bool adjust;      // as in its passes' shape
+    uint32_t n_likely;
 } generation;
 
 struct pm_session {
@@ -45,12 +48,19 @@ struct pm_session {
 
     pm_slabs *slabs;
     pm_activations act;
-    pm_slice angles, pages, identity;
+    pm_angles angles;
+    pm_slice pages, identity;
     step device, staging[N_SLOTS];
     pm_buffer *upload, *readback;
     pm_slice pages_staging;
     pm_slice results[N_SLOTS]; // (max_out) ids
+    pm_slice likely[N_SLOTS];  // (n_likely) of struct pm_likely
     pm_slice logits_out;       // (max_out, vocab)
+
+    // Of the generation that runs: what occurred (n_valid), bias (n_valid), and logits that both have changed (1, vocab).
+    pm_slice seen, bias, adjusted;
+    pm_logprob logprobs[1 + PM_MAX_LIKELY]; // of the id returned last
+    int n_logprobs;
 
     pm_cache cache;
     uint32_t *pos; // by sequence
@@ -86,13 +96,16 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_OUT_SQUARES] = &a->out_squares,
         [PM_PIECE_LOGITS] = &a->logits,
         [PM_PIECE_ATTEND] = &a->scratch,
-        [PM_PIECE_ANGLES] = &s->angles,
+        [PM_PIECE_ANGLES] = &s->angles.tables,
         [PM_PIECE_PAGES] = &s->pages,
         [PM_PIECE_IDENTITY] = &s->identity,
         [PM_PIECE_ROWS] = &s->device.rows,
         [PM_PIECE_INDEX] = &s->device.index,
         [PM_PIECE_SAMPLING] = &s->device.sampling,
         [PM_PIECE_NEXT] = &s->device.next,
+        [PM_PIECE_SEEN] = &s->seen,
+        [PM_PIECE_BIAS] = &s->bias,
+        [PM_PIECE_ADJUSTED] = &s->adjusted,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
         if (sizes->pieces[i])
@@ -127,26 +140,22 @@ static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
 
     at = 0;
     PM_TRY(pm_buffer_create(s->model->dev, sizes->readback, PM_MEM_READBACK, "results", &s->readback));
-    for (int i = 0; i < N_SLOTS; i++)
+    for (int i = 0; i < N_SLOTS; i++) {
         s->results[i] = take(s->readback, &at, bytes[PM_PIECE_INDEX]);
+        s->likely[i] = take(s->readback, &at, PM_LIKELY_BYTES);
+    }
     s->logits_out = take(s->readback, &at, bytes[PM_PIECE_LOGITS]);
     return PM_OK;
 }
 
-// What never changes: the rotation angles and 0, 1, 2, ...
-static pm_status upload_constants(pm_session *s) {
-    float *angles = pm_rope_angles(&s->model->config, s->ctx);
-    if (!angles)
-        return pm_fail(PM_ERR_MEMORY, "no memory for the rotation angles of %u positions", s->ctx);
-    pm_status status = pm_slice_write(s->model->dev, s->angles, angles, s->angles.size);
-    pm_free(angles);
-    PM_TRY(status);
+// 0, 1, 2, ...
+static pm_status upload_identity(pm_session *s) {
     uint32_t *identity = pm_calloc(s->max_out, sizeof *identity);
     if (!identity)
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     for (uint32_t i = 0; i < s->max_out; i++)
         identity[i] = i;
-    status = pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+    pm_status status = pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
     pm_free(identity);
     return status;
 }
@@ -165,7 +174,8 @@ static pm_status open_session(pm_session *s, const pm_session_options *options) 
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     PM_TRY(open_device_side(s, &sizes));
     PM_TRY(open_host_side(s, &sizes));
-    return upload_constants(s);
+    PM_TRY(pm_angles_open(s->model, s->ctx, s->n_seqs, &s->angles));
+    return upload_identity(s);
 }
 
 pm_status pm_session_open(pm_model *model, const pm_session_options *options, pm_session **session) {
@@ -188,6 +198,7 @@ void pm_session_close(pm_session **session) {
     for (int i = 0; i < MAX_RECORDINGS; i++)
         pm_cmd_close(&s->recordings[i].cmd);
     pm_cache_close(&s->cache);
+    pm_angles_close(&s->angles);
     pm_slabs_close(&s->slabs);
     pm_buffer_close(&s->upload);
     pm_buffer_close(&s->readback);
@@ -220,6 +231,41 @@ static void record_input(pm_session *s, const shape *p, pm_cmd *cmd) {
         copy_front(cmd, s->device.sampling, from->sampling, p->n_out * sizeof(struct pm_sampling));
 }
 
+static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor logits, pm_slice index) {
+    const step *d = &s->device;
+    uint32_t n_valid = s->model->n_valid;
+    pm_tensor adjusted = p->adjust ? pm_activation(s->adjusted, 1, s->model->config.vocab_size) : logits;
+    if (p->adjust)
+        pm_op_adjust(cmd, &(pm_adjust){
+                              .adjusted = adjusted,
+                              .logits = logits,
+                              .n_valid = n_valid,
+                              .sampling = d->sampling,
+                              .bias = s->bias,
+                              .index = index,
+                              .rows = d->rows,
+                              .seen = s->seen,
+                              .count_rows = p->chained,
+                          });
+    pm_op_sample(cmd, &(pm_sample){
+                          .logits = adjusted,
+                          .n_valid = n_valid,
+                          .sampling = d->sampling,
+                          .index = index,
+                          .rows = d->rows,
+                          .next = d->next,
+                          .results = s->results[p->slot],
+                      });
+    if (p->n_likely > 0)
+        pm_op_logprobs(cmd, &(pm_logprobs){
+                                .logits = logits,
+                                .n_valid = n_valid,
+                                .n = p->n_likely - 1,
+                                .next = d->next,
+                                .likely = s->likely[p->slot],
+                            });
+}
+
 static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
     pm_slice index = p->n_out == p->n ? s->identity : s->device.index;
     pm_pass pass = {
@@ -228,7 +274,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
         .kv_bound = p->kv_bound,
         .rows = s->device.rows,
         .index = index,
-        .angles = s->angles,
+        .angles = &s->angles,
         .cache = &s->cache,
         .act = &s->act,
     };
@@ -237,15 +283,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
     pm_forward(cmd, s->model, &pass, &logits);
     pm_cmd_label(cmd, "sample");
     if (p->sample)
-        pm_op_sample(cmd, &(pm_sample){
-                              .logits = logits,
-                              .n_valid = s->model->n_valid,
-                              .sampling = s->device.sampling,
-                              .index = index,
-                              .rows = s->device.rows,
-                              .next = s->device.next,
-                              .results = s->results[p->slot],
-                          });
+        record_draw(s, p, cmd, logits, index);
     if (p->logits)
         copy_front(cmd, s->logits_out, s->act.logits, logits.data.size);
     return pm_cmd_end(cmd);
@@ -265,7 +303,7 @@ static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
 
 static bool same_shape(const shape *a, const shape *b) {
     return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits;
+           a->sample == b->sample && a->logits == b->logits && a->adjust == b->adjust && a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -335,8 +373,11 @@ static pm_status submit(pm_session *s, const shape *p) {
 static pm_status reserve(pm_session *s, int seq, uint32_t n_positions) {
     if (n_positions > s->ctx)
         return pm_fail(PM_ERR_CONTEXT, "%u positions do not fit the context of %u", n_positions, s->ctx);
+    uint32_t before = s->cache.n_pages[seq], first = (uint32_t)seq * s->cache.max_pages + before;
     PM_TRY(pm_cache_reserve(&s->cache, seq, n_positions));
-    memcpy(pm_slice_map(s->pages_staging), s->cache.table, s->pages_staging.size);
+    uint32_t taken = s->cache.n_pages[seq] - before;
+    if (taken > 0) // by what is new: a table of many long sequences is large
+        memcpy((uint32_t *)pm_slice_map(s->pages_staging) + first, s->cache.table + first, taken * sizeof(uint32_t));
     return PM_OK;
 }
 
@@ -356,29 +397,8 @@ pm_status pm_session_check(const pm_session *s, int seq, const int32_t *ids, siz
     return PM_OK;
 }
 
-// Below it everything but the best logit has no chance anyway, and the kernel need not fear 1 / temperature.
-static const float COLDEST = 1e-6f;
-
-static pm_status check_sampler(const pm_sampler *p) {
-    if (!(p->temperature >= 0 && p->temperature <= FLT_MAX))
-        return pm_fail(PM_ERR_USAGE, "sampling at a temperature of %g: 0 or more is possible", p->temperature);
-    if (!(p->top_p >= 0 && p->top_p <= 1))
-        return pm_fail(PM_ERR_USAGE, "sampling with a top-p of %g: 0 to 1 is possible", p->top_p);
-    if (!(p->min_p >= 0 && p->min_p <= 1))
-        return pm_fail(PM_ERR_USAGE, "sampling with a min-p of %g: 0 to 1 is possible", p->min_p);
-    return PM_OK;
-}
-
-static void stage_sampling(pm_session *s, int slot, const pm_sampler *sampler) {
-    struct pm_sampling *to = pm_slice_map(s->staging[slot].sampling);
-    *to = (struct pm_sampling){
-        .temperature = sampler->temperature > COLDEST ? sampler->temperature : 0,
-        .top_p = sampler->top_p > 0 ? sampler->top_p : 1,
-        .min_p = sampler->min_p,
-        .top_k = sampler->top_k,
-        .seed_lo = (uint32_t)sampler->seed,
-        .seed_hi = (uint32_t)(sampler->seed >> 32),
-    };
+static struct pm_row row_of(const pm_session *s, int seq, int32_t id, uint32_t pos) {
+    return (struct pm_row){.token = (uint32_t)id, .seq = (uint32_t)seq, .pos = pos, .rope = s->angles.table_of[seq]};
 }
 
 // Runs n ids of one sequence in slot `slot`, which must be free.
@@ -387,7 +407,7 @@ static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids,
     PM_TRY(reserve(s, seq, *pos + n));
     struct pm_row *rows = pm_slice_map(s->staging[slot].rows);
     for (uint32_t i = 0; i < n; i++)
-        rows[i] = (struct pm_row){.token = (uint32_t)ids[i], .seq = (uint32_t)seq, .pos = *pos + i};
+        rows[i] = row_of(s, seq, ids[i], *pos + i);
     *(uint32_t *)pm_slice_map(s->staging[slot].index) = n - 1;
     shape p = *wanted;
     p.n = n;
@@ -410,7 +430,7 @@ static pm_status run_prompt(pm_session *s, int seq, const int32_t *ids, size_t n
         *slot = s->turn++ % N_SLOTS;
         PM_TRY(wait_slot(s, *slot));
         if (is_last && sampler)
-            stage_sampling(s, *slot, sampler);
+            *(struct pm_sampling *)pm_slice_map(s->staging[*slot].sampling) = pm_sampler_pack(sampler);
         PM_TRY(run_chunk(s, *slot, seq, ids + at, count, is_last ? last : &(shape){0}));
         at += count;
     }
@@ -439,7 +459,7 @@ static pm_status place_row(pm_session *s, const pm_batch_row *row, struct pm_row
     PM_TRY(pm_session_check(s, row->seq, &row->id, 1));
     PM_TRY(reserve(s, row->seq, s->pos[row->seq] + 1));
     uint32_t pos = s->pos[row->seq]++;
-    *placed = (struct pm_row){.token = (uint32_t)row->id, .seq = (uint32_t)row->seq, .pos = pos};
+    *placed = row_of(s, row->seq, row->id, pos);
     *longest = pos + 1 > *longest ? pos + 1 : *longest;
     return PM_OK;
 }
@@ -476,11 +496,34 @@ pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n,
 
 // ---- generation -------------------------------------------------------------------------------------------------------
 
+// What penalties and bias begin with. No pass runs.
+static pm_status upload_adjustments(pm_session *s, const int32_t *ids, size_t n, const pm_sampler *sampler) {
+    uint32_t n_valid = s->model->n_valid;
+    uint64_t bytes = n_valid * sizeof(uint32_t);
+    void *words = pm_calloc(n_valid, sizeof(uint32_t));
+    if (!words)
+        return pm_fail(PM_ERR_MEMORY, "no memory for the penalties of %u ids", n_valid);
+    pm_sampler_fill_seen(sampler, ids, n, n_valid, words);
+    pm_status status = pm_slice_write(s->model->dev, front(s->seen, bytes), words, bytes);
+    if (status == PM_OK) {
+        pm_sampler_fill_bias(sampler, n_valid, words);
+        status = pm_slice_write(s->model->dev, front(s->bias, bytes), words, bytes);
+    }
+    pm_free(words);
+    return status;
+}
+
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
     PM_TRY(pm_session_check(s, seq, ids, n));
-    PM_TRY(check_sampler(sampler));
-    shape last = {.n_out = 1, .sample = true};
-    s->gen = (generation){.seq = seq};
+    PM_TRY(pm_sampler_check(sampler, s->model->config.vocab_size));
+    PM_TRY(wait_all(s));
+    s->n_logprobs = 0;
+    s->gen = (generation){.seq = seq, .adjust = pm_sampler_adjusts(sampler)};
+    if (sampler->logprobs)
+        s->gen.n_likely = 1 + (sampler->top_logprobs < s->model->n_valid ? sampler->top_logprobs : s->model->n_valid);
+    if (s->gen.adjust)
+        PM_TRY(upload_adjustments(s, ids, n, sampler));
+    shape last = {.n_out = 1, .sample = true, .adjust = s->gen.adjust, .n_likely = s->gen.n_likely};
     PM_TRY(run_prompt(s, seq, ids, n, &last, sampler, &s->gen.slot));
     s->gen.running = true;
     return PM_OK;
@@ -491,10 +534,25 @@ static pm_status step_ahead(pm_session *s, int slot) {
     uint32_t *pos = &s->pos[s->gen.seq];
     PM_TRY(wait_slot(s, slot));
     PM_TRY(reserve(s, s->gen.seq, *pos + 1));
-    shape p = {.n = 1, .n_out = 1, .kv_bound = pm_kv_class(*pos + 1), .slot = slot, .chained = true, .sample = true};
+    shape p = {.n = 1,
+               .n_out = 1,
+               .kv_bound = pm_kv_class(*pos + 1),
+               .slot = slot,
+               .chained = true,
+               .sample = true,
+               .adjust = s->gen.adjust,
+               .n_likely = s->gen.n_likely};
     PM_TRY(submit(s, &p));
     *pos += 1;
     return PM_OK;
+}
+
+// Of the slot's draw, which the pass after the next one overwrites.
+static void take_logprobs(pm_session *s, int slot) {
+    const struct pm_likely *likely = pm_slice_map(s->likely[slot]);
+    s->n_logprobs = (int)s->gen.n_likely;
+    for (int i = 0; i < s->n_logprobs; i++)
+        s->logprobs[i] = (pm_logprob){(int32_t)likely[i].id, likely[i].logprob};
 }
 
 pm_status pm_session_next(pm_session *s, int32_t *id) {
@@ -509,6 +567,7 @@ pm_status pm_session_next(pm_session *s, int32_t *id) {
         PM_TRY(step_ahead(s, other));
     PM_TRY(wait_slot(s, g->slot));
     *id = *(const int32_t *)pm_slice_map(s->results[g->slot]);
+    take_logprobs(s, g->slot);
     g->slot = room ? other : -1; // -1: that was the last one
     g->n_drawn++;
     s->turn = other + 1;
@@ -526,6 +585,11 @@ pm_status pm_session_end(pm_session *s) {
     return PM_OK;
 }
 
+const pm_logprob *pm_session_logprobs(const pm_session *s, int *n) {
+    *n = s->n_logprobs;
+    return s->logprobs;
+}
+
 // ---- the rest ---------------------------------------------------------------------------------------------------------
 
 uint32_t pm_session_pos(const pm_session *s, int seq) {
@@ -537,6 +601,26 @@ void pm_session_rewind(pm_session *s, int seq, uint32_t pos) {
         return;
     s->pos[seq] = pos;
     pm_cache_shrink(&s->cache, seq, pos);
+}
+
+pm_status pm_session_set_rope_factor(pm_session *s, int seq, double factor) {
+    if (seq < 0 || (uint32_t)seq >= s->n_seqs)
+        return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->n_seqs);
+    if (s->gen.running)
+        return pm_fail(PM_ERR_USAGE, "a generation is running: end it first");
+    if (!(factor >= 1 && factor <= PM_MAX_ROPE_FACTOR))
+        return pm_fail(PM_ERR_USAGE, "a rope factor of %g: 1 to %d is possible", factor, PM_MAX_ROPE_FACTOR);
+    if (factor > 1 && !pm_rope_trained_ctx(&s->model->config))
+        return pm_fail(PM_ERR_USAGE, "YaRN needs the context of the training, and the file does not say it");
+    if (s->pos[seq] > 0)
+        return pm_fail(PM_ERR_USAGE, "sequence %d holds %u positions, turned by the factor it has: rewind it to 0 first", seq,
+                       s->pos[seq]);
+    PM_TRY(wait_all(s));
+    return pm_angles_choose(&s->angles, seq, factor);
+}
+
+double pm_session_rope_factor(const pm_session *s, int seq) {
+    return s->angles.factors[s->angles.table_of[seq]];
 }
 
 void pm_session_cancel(pm_session *s) {

@@ -61,9 +61,13 @@ void pm_op_experts_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm
 
 // ---------------------------------------------------------------------------------------------------------------------------
 
-// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16 or F32.
-//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes, so that lanes that take a position each read side by
-//   side v page: [n_kv_heads][PM_PAGE][head_dim]
+// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16, F32, or Q8_0, for which head_dim is a multiple of 32.
+//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes: lanes that take a position each read side by side
+//   v page: [n_kv_heads][PM_PAGE][head_dim]
+// Q8_0: bytes from -127 to 127, times a scale of 32 dims. The scales follow the bytes of their head, as halves of 256 times their
+// value, two a word (the last one's other half is unused where head_dim / 32 is odd), s words a position:
+//   k page: [n_kv_heads] of { [head_dim / 16][PM_PAGE][16] bytes, [s][PM_PAGE] words }
+//   v page: [n_kv_heads] of { [PM_PAGE][head_dim] bytes, [PM_PAGE][s] words }
 typedef struct pm_kv {
     pm_slice k, v;
     pm_dtype dtype;
@@ -75,14 +79,17 @@ uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):
 // per-head RMSNorm of q and k where gains (1, head_dim) are given, rotation of the pairs (j, j + head_dim / 2) by
-// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is. interleaved: the q and k heads of qkv come as 0, head_dim / 2,
+// the row's table of angles, v as it is. interleaved: the q and k heads of qkv come as 0, head_dim / 2,
 // 1, head_dim / 2 + 1, ...; they leave in order.
 typedef struct pm_rope_store {
     pm_tensor q, qkv;
     const pm_tensor *q_gain, *k_gain; // both or neither
     float eps;
     bool interleaved;
+    // (tables, angle_rows, head_dim / 2) of (cos, sin): first those of positions 0, 1, ... PM_ANGLE_STEP - 1, times a factor where
+    // attention wants one, then those of 0, PM_ANGLE_STEP, 2 PM_ANGLE_STEP, ...
     pm_slice angles;
+    uint32_t angle_rows;
     pm_slice rows;
     const pm_kv *kv;
 } pm_rope_store;
@@ -101,10 +108,24 @@ typedef struct pm_attend {
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
 
+// adjusted (m, vocab) = logits (m, vocab) as bias and penalties change them, for ids below n_valid: + bias (m, n_valid); an id that
+// occurred: / repeat where that is above zero, * repeat below; one that was drawn: - frequency times as often, - presence. What
+// occurred stands in seen (m, n_valid), see abi.h; with count_rows the batch row of each output is first counted there: its token
+// is one that was drawn. The result is finite.
+typedef struct pm_adjust {
+    pm_tensor adjusted, logits;
+    uint32_t n_valid;
+    pm_slice sampling, bias, index, rows, seen;
+    bool count_rows;
+} pm_adjust;
+void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op);
+
 // Draws one id a row of logits (m, vocab) by `sampling` (m of struct pm_sampling): ids below n_valid only. Writes the id to
-// results[result0 + j], and next[j] = {id, seq, pos + 1} of the batch row index[j], so that the next pass can start from it.
-// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that top-k, top-p and min-p leave:
-// the softmax distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2).
+// results[result0 + j], and next[j] = {id, seq, pos + 1, rope} of the batch row index[j], so that the next pass can start from it.
+// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that the steps leave: the softmax
+// distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2). Each step narrows
+// what those before it left; probabilities are of what is left, at the temperature once that step is past, else at 1. Top-k and
+// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept.
 typedef struct pm_sample {
     pm_tensor logits;
     uint32_t n_valid;
@@ -112,6 +133,16 @@ typedef struct pm_sample {
     uint32_t result0;
 } pm_sample;
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op);
+
+// likely (m, 1 + n) of struct pm_likely = the id that next[j] names and the n <= PM_MAX_LIKELY likeliest in falling order, the
+// lower id first of equals, with ln of their softmax over the ids below n_valid of logits (m, vocab). Where n_valid < n, the rest
+// of a row is left as it was.
+typedef struct pm_logprobs {
+    pm_tensor logits;
+    uint32_t n_valid, n;
+    pm_slice next, likely;
+} pm_logprobs;
+void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op);
 
 #ifdef __cplusplus
 }

@@ -51,12 +51,17 @@ typedef struct pm_ref_rope_store_args {
     const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)
     const float *q_gain, *k_gain; // (head_dim); both NULL: no norm
     float eps;
-    bool interleaved;    // as in pm_op_rope_store
-    const float *angles; // (positions, head_dim / 2, 2): cos, sin
+    bool interleaved;     // as in pm_op_rope_store
+    const double *angles; // (tables, n_positions, head_dim / 2, 2): cos, sin
+    uint32_t n_positions;
     const struct pm_row *rows;
 } pm_ref_rope_store_args;
 // out (n, n_heads + 2 n_kv_heads, head_dim): q heads, then the k and v heads that go to the cache
 void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *size);
+
+// held (32): what a cache of Q8_0 has in place of 32 values. Returns the scale of which they are multiples, by -127 to 127; it is a
+// half of 256 times as much.
+double pm_ref_kv_q8_0(const double *values, double *held);
 
 typedef struct pm_ref_attend_args {
     uint32_t n, n_heads, n_kv_heads, head_dim;
@@ -69,11 +74,18 @@ typedef struct pm_ref_attend_args {
 // out (n, n_heads, head_dim)
 void pm_ref_attend(const pm_ref_attend_args *a, double *out, double *size);
 
-// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what top-k, top-p and min-p drop. Greedy is 1
-// for the lowest id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p and
-// min-p by as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at
-// +slack never. Returns how many ids have p > 0.
+// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what the steps drop. Greedy is 1 for the lowest
+// id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p, min-p and typical-p by
+// as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at +slack never.
+// Returns how many ids have p > 0.
 uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, double slack, double *p);
+
+// adjusted (n_valid) = logits with bias (n_valid) and the penalties of what was seen (n_valid)
+void pm_ref_adjust(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, const float *bias,
+                   const uint32_t *seen, double *adjusted);
+
+// logprobs (n_valid) = ln softmax(logits)
+void pm_ref_logprobs(const float *logits, uint32_t n_valid, double *logprobs);
 
 #ifdef __cplusplus
 }

@@ -66,6 +66,7 @@ void pm_config_init(pm_config *config) {
         .temperature = 1,
         .top_p = 1,
         .top_k = 50,
+        .repetition_penalty = 1,
     };
 }
 
@@ -332,7 +333,7 @@ static pm_status check_unexplained(const char *path, const pm_file *file) {
         bool norm = strstr(name, ".attn_q_norm.") || strstr(name, ".attn_k_norm.");
         bool experts = strstr(name, "_exps.") || strstr(name, "_inp."), shared = strstr(name, "_shexp.") != NULL;
         if ((bias && !(qkv && c->qkv_bias)) || (norm && !c->qk_norm) || (experts && !c->n_experts) || shared ||
-            strcmp(name, "rope_freqs.weight") == 0)
+            strcmp(name, "rope_freqs.weight") == 0 || strstr(name, ".scale")) // .scale: of NVFP4 files: a factor on a matrix
             return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s is not part of a %s model as we run it", path, name, c->architecture);
     }
     return PM_OK;

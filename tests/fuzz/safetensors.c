@@ -28,6 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         c->n_experts = c->n_experts_used = 2;
         c->expert_ffn_dim = 64;
     }
+    static const pm_quantization quantizations[] = {{0}, {PM_QUANT_FP8, 16, 128}, {PM_QUANT_AWQ, 1, 0}, {PM_QUANT_AWQ, 1, 32}};
+    file->quantization = quantizations[size / 2 % 4];
     size_t sum = 0;
     if (pm_safetensors_read(file, &file->shards[0]) == PM_OK && pm_config_finish("fuzz", c) == PM_OK &&
         pm_file_finish(file, "fuzz") == PM_OK)
