@@ -144,6 +144,8 @@ void pm_map_forget(const pm_map *map, uint64_t offset, uint64_t size);
 
 bool pm_path_is_dir(const char *path);
 bool pm_path_exists(const char *path);
+// Do both names lead to one file that is there?
+bool pm_path_same(const char *a, const char *b);
 
 // The per-user folder for caches ($XDG_CACHE_HOME/pumice, ~/.cache/pumice, %LOCALAPPDATA%\pumice), made if missing; false
 // where there is none to be had (a read-only home). PUMICE_CACHE overrides it; empty there means none.
@@ -153,6 +155,16 @@ bool pm_cache_dir(char *path, size_t size);
 pm_status pm_file_read(const char *path, size_t limit, char **data, size_t *size);
 // Writes to a temporary name beside `path`, then renames: a reader sees the old file or the new one, never half.
 pm_status pm_file_write_atomic(const char *path, const void *data, size_t size);
+// The same for a file too large to have at once. Zero-initialise; close takes half-built ones and removes what was not finished.
+typedef struct pm_output {
+    const char *path;  // the caller's
+    char beside[4096]; // where it grows
+    void *stream;
+} pm_output;
+pm_status pm_output_open(const char *path, pm_output *out); // PM_ERR_IO also where something stands that is no file
+pm_status pm_output_write(pm_output *out, const void *data, size_t size);
+pm_status pm_output_finish(pm_output *out); // the file is there now, under its name
+void pm_output_close(pm_output *out);
 // Writes into the file itself, which may be a device or a pipe.
 pm_status pm_file_write(const char *path, const void *data, size_t size);
 

@@ -106,7 +106,9 @@ static pm_status take_entry(cursor *c, pm_gguf_entry *entry) {
                            (int)(entry->key.n < 64 ? entry->key.n : 64), entry->key.p);
     }
     entry->value = c->p;
-    return skip_values(c, entry);
+    PM_TRY(skip_values(c, entry));
+    entry->size = (uint64_t)(c->p - entry->value);
+    return PM_OK;
 }
 
 static pm_status take_entries(cursor *c, pm_arena *arena, uint64_t n, pm_gguf *gguf) {
@@ -401,6 +403,16 @@ static pm_status open_parts(pm_file *file, const char *path, uint32_t count, pm_
     return PM_OK;
 }
 
+// For who writes a copy; the entries lie in the arena and the mapping already.
+static pm_status keep_metadata(pm_file *file, const char *path, const pm_gguf *gguf) {
+    pm_gguf *kept = pm_arena_alloc(&file->arena, sizeof(*kept));
+    if (!kept)
+        return pm_no_memory(path);
+    *kept = *gguf;
+    file->gguf = kept;
+    return PM_OK;
+}
+
 pm_status pm_gguf_open(pm_file *file, const char *path) {
     pm_gguf gguf;
     uint32_t count = 1;
@@ -410,6 +422,7 @@ pm_status pm_gguf_open(pm_file *file, const char *path) {
     PM_TRY(pm_gguf_get_u32(&gguf, "split.count", UINT16_MAX, &count));
     if (count > 1)
         PM_TRY(open_parts(file, path, count, &gguf));
+    PM_TRY(keep_metadata(file, path, &gguf));
     PM_TRY(pm_gguf_read_model(file, &gguf));
     return pm_file_finish(file, path);
 }

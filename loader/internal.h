@@ -6,6 +6,7 @@
 #include "loader/loader.h"
 
 struct cJSON;
+struct pm_gguf;
 
 // One file of weights.
 typedef struct pm_shard {
@@ -53,6 +54,7 @@ struct pm_file {
     pm_vocab_data vocab;
     bool has_vocab;
     pm_str chat_template;
+    const struct pm_gguf *gguf; // the metadata as it stands; NULL for other formats
 };
 
 // ---- file.c -----------------------------------------------------------------------------------------------------------
@@ -154,6 +156,8 @@ pm_status pm_config_check_tensors(const char *path, const pm_file *file);
 
 // The split pattern that gguf's tokenizer.ggml.pre names, and whether text is normalised first.
 void pm_vocab_set_pre(pm_vocab_data *vocab, pm_str name);
+// The reverse: gguf's name of a split pattern; NULL where it has none.
+const char *pm_vocab_find_pre(pm_str regex);
 // Splits "left right" at its only space; false when it is not such a pair.
 bool pm_vocab_split_merge(pm_str text, pm_vocab_merge *merge);
 // True for the texts of control tokens that end an answer in the families we know.
@@ -229,6 +233,7 @@ typedef struct pm_gguf_entry {
     bool is_array;
     uint64_t n; // elements; 1 where it is no array
     const uint8_t *value;
+    uint64_t size; // bytes of all elements
 } pm_gguf_entry;
 
 typedef struct pm_gguf {
