@@ -116,7 +116,8 @@ static void put_config(pm_gguf_writer *w, const pm_config *c) {
     for (size_t i = 0; i < n; i++) {
         uint32_t value;
         memcpy(&value, (const char *)c + keys[i].offset, sizeof(value));
-        if (value)
+        bool again = i > 0 && keys[i].offset == keys[i - 1].offset; // another name of it in config.json
+        if (value && !again)
             put_u32(w, key_of(c, keys[i].gguf, key), value);
     }
     put_u32(w, key_of(c, "attention.value_length", key), c->head_dim);
@@ -259,13 +260,17 @@ static void put_entries(pm_gguf_writer *w, const pm_file *file, uint32_t file_ty
     put_u32(w, "general.quantization_version", 2); // of ggml's block layouts
 }
 
+const char *pm_gguf_tensor_name(const pm_gguf_tensor *tensor) {
+    return tensor->own_name[0] ? tensor->own_name : tensor->source->name;
+}
+
 // gguf writes the fastest dimension first.
 static void put_tensor(pm_gguf_writer *w, const pm_gguf_tensor *t) {
-    int n_dims = t->source->n_dims ? t->source->n_dims : 1;
-    put_text(w, (pm_str){t->source->name, strlen(t->source->name)});
-    put_number(w, (uint32_t)n_dims, 4);
-    for (int i = n_dims; i-- > 0;)
-        put_number(w, t->source->dims[i], 8);
+    const char *name = pm_gguf_tensor_name(t);
+    put_text(w, (pm_str){name, strlen(name)});
+    put_number(w, (uint32_t)t->n_dims, 4);
+    for (int i = t->n_dims; i-- > 0;)
+        put_number(w, t->dims[i], 8);
     put_number(w, pm_dtype_get(t->dtype)->ggml, 4);
     put_number(w, t->offset, 8);
 }

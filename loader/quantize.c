@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,10 +59,11 @@ static int64_t layer_of(const char *name, const char **kind) {
 static int compare_places(const void *left, const void *right) {
     const pm_gguf_tensor *a = left, *b = right;
     const char *a_kind, *b_kind;
-    int64_t a_layer = layer_of(a->source->name, &a_kind), b_layer = layer_of(b->source->name, &b_kind);
+    const char *a_name = pm_gguf_tensor_name(a), *b_name = pm_gguf_tensor_name(b);
+    int64_t a_layer = layer_of(a_name, &a_kind), b_layer = layer_of(b_name, &b_kind);
     if (a_layer != b_layer)
         return a_layer < b_layer ? -1 : 1;
-    return strcmp(a->source->name, b->source->name);
+    return strcmp(a_name, b_name);
 }
 
 // Files of other formats may hold layers that the model does not have (to predict further tokens); llama.cpp refuses extra tensors.
@@ -79,36 +81,38 @@ static bool needs_pairs(const pm_file *file, const char *name) {
            (strncmp(kind, ".attn_q.", 8) == 0 || strncmp(kind, ".attn_k.", 8) == 0);
 }
 
-static uint64_t count_elements(const pm_tensor_view *t) {
+static uint64_t count_elements(const pm_gguf_tensor *t) {
     return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
 }
 
 // Once for all layers, unless told to tell more.
 static void tell_fallback(const job *j, size_t i, pm_dtype wanted) {
-    const pm_tensor_view *t = j->tensors[i].source;
+    const pm_gguf_tensor *t = &j->tensors[i];
     const char *kind, *other;
     bool told = false;
-    layer_of(t->name, &kind);
+    layer_of(pm_gguf_tensor_name(t), &kind);
     for (size_t k = 0; k < i && !told; k++) {
-        layer_of(j->tensors[k].source->name, &other);
+        layer_of(pm_gguf_tensor_name(&j->tensors[k]), &other);
         told = strcmp(kind, other) == 0;
     }
     pm_log(told ? PM_LOG_INFO : PM_LOG_WARN, "%s and its like: rows of %llu are no multiple of %s's block of %u: %s instead",
-           t->name, (unsigned long long)t->dims[t->n_dims - 1], pm_dtype_get(wanted)->name, pm_dtype_get(wanted)->block_elements,
-           pm_dtype_get(j->tensors[i].dtype)->name);
+           pm_gguf_tensor_name(t), (unsigned long long)t->dims[t->n_dims - 1], pm_dtype_get(wanted)->name,
+           pm_dtype_get(wanted)->block_elements, pm_dtype_get(t->dtype)->name);
 }
 
 static pm_status plan_tensor(const job *j, size_t i, uint64_t *offset) {
     pm_gguf_tensor *t = &j->tensors[i];
     pm_dtype wanted;
-    t->dtype = pm_mix_choose(j->mix, &j->file->config, j->o, t->source, &wanted);
+    pm_tensor_view shape = {.name = pm_gguf_tensor_name(t), .n_dims = t->n_dims};
+    memcpy(shape.dims, t->dims, sizeof(shape.dims));
+    t->dtype = pm_mix_choose(j->mix, &j->file->config, j->o, &shape, &wanted);
     t->pairs = needs_pairs(j->file, t->source->name);
     if (t->dtype != wanted)
         tell_fallback(j, i, wanted);
     const pm_dtype_info *info = pm_dtype_get(t->dtype);
     *offset = pm_round_up(*offset, j->alignment);
     t->offset = *offset;
-    if (pm_mul_size(count_elements(t->source) / info->block_elements, info->block_bytes, &t->size) != PM_OK ||
+    if (pm_mul_size(count_elements(t) / info->block_elements, info->block_bytes, &t->size) != PM_OK ||
         pm_add_size(*offset, t->size, offset) != PM_OK)
         return pm_fail(PM_ERR_FILE, "%s: tensor %s is too large", j->file->shards[0].path, t->source->name);
     return PM_OK;
@@ -129,17 +133,83 @@ static void warn_twice(const job *j) {
         pm_log(PM_LOG_WARN, "%zu tensors are quantized already: quantizing the original model loses less", n);
 }
 
+// ---- experts: gguf has those of a layer in one stack ------------------------------------------------------------------
+
+// ".ffn_up.3.weight", of a layer: 3, and *length is that of ".ffn_up"; -1 for what is no matrix of one expert.
+static long expert_of(const char *kind, size_t *length) {
+    const char *dot = strncmp(kind, ".ffn_", 5) == 0 ? strchr(kind + 1, '.') : NULL;
+    if (!dot || dot[1] < '0' || dot[1] > '9')
+        return -1;
+    char *rest;
+    long expert = strtol(dot + 1, &rest, 10);
+    *length = (size_t)(dot - kind);
+    return strcmp(rest, ".weight") == 0 ? expert : -1;
+}
+
+// The matrix of an expert, by that of the first one; NULL where there are no more.
+static const pm_tensor_view *find_expert(const pm_file *file, const pm_tensor_view *first, uint64_t expert) {
+    const char *kind;
+    size_t length;
+    char name[80];
+    int64_t layer = layer_of(first->name, &kind);
+    expert_of(kind, &length);
+    snprintf(name, sizeof(name), "blk.%lld%.*s.%llu.weight", (long long)layer, (int)length, kind, (unsigned long long)expert);
+    return pm_file_find(file, name);
+}
+
+static pm_gguf_tensor *add_part(job *j, const pm_tensor_view *source, pm_gguf_parts parts) {
+    pm_gguf_tensor *t = &j->tensors[j->n_tensors++];
+    *t = (pm_gguf_tensor){.source = source, .parts = parts, .n_dims = source->n_dims ? source->n_dims : 1};
+    memcpy(t->dims, source->dims, sizeof(t->dims));
+    return t;
+}
+
+static void add_stack(job *j, const pm_tensor_view *first, int64_t layer, const char *kind, size_t length) {
+    pm_gguf_tensor *t = add_part(j, first, PM_PARTS_STACK);
+    snprintf(t->own_name, sizeof(t->own_name), "blk.%lld%.*s_exps.weight", (long long)layer, (int)length, kind);
+    t->n_dims = 3;
+    for (t->dims[0] = 1; find_expert(j->file, first, t->dims[0]);)
+        t->dims[0]++;
+    t->dims[1] = first->dims[0];
+    t->dims[2] = first->dims[1];
+}
+
+// Gate above up, in each matrix of a stack.
+static void add_halves(job *j, const pm_tensor_view *both, int64_t layer) {
+    static const char *const names[] = {[PM_PARTS_UPPER] = "gate", [PM_PARTS_LOWER] = "up"};
+    for (pm_gguf_parts half = PM_PARTS_UPPER; half <= PM_PARTS_LOWER; half++) {
+        pm_gguf_tensor *t = add_part(j, both, half);
+        snprintf(t->own_name, sizeof(t->own_name), "blk.%lld.ffn_%s_exps.weight", (long long)layer, names[half]);
+        t->dims[1] /= 2;
+    }
+}
+
+static void add_tensor(job *j, const pm_tensor_view *source) {
+    const char *kind;
+    size_t length;
+    int64_t layer = layer_of(source->name, &kind);
+    long expert = layer >= 0 ? expert_of(kind, &length) : -1;
+    if (expert == 0)
+        add_stack(j, source, layer, kind, length);
+    else if (!j->file->gguf && source->n_dims == 3 && strcmp(kind, ".ffn_gate_up_exps.weight") == 0)
+        add_halves(j, source, layer);
+    else if (expert < 0)
+        add_part(j, source, PM_PARTS_ONE);
+}
+
+// ---- the plan, continued -----------------------------------------------------------------------------------------------
+
 static pm_status plan(job *j) {
     size_t n;
     uint64_t offset = 0;
     const pm_tensor_view *sources = pm_file_tensors(j->file, &n);
-    j->tensors = pm_calloc(n, sizeof(*j->tensors));
+    j->tensors = pm_calloc(n, 2 * sizeof(*j->tensors)); // each may become two halves
     j->chunk = pm_malloc(CHUNK_BYTES);
     if (!j->tensors || !j->chunk)
         return pm_no_memory(j->file->shards[0].path);
     for (size_t i = 0; i < n; i++)
         if (is_written(j->file, &sources[i]))
-            j->tensors[j->n_tensors++].source = &sources[i];
+            add_tensor(j, &sources[i]);
     qsort(j->tensors, j->n_tensors, sizeof(*j->tensors), compare_places);
     PM_TRY(pm_gguf_write_alignment(j->file, &j->alignment));
     for (size_t i = 0; i < j->n_tensors; i++) {
@@ -154,6 +224,7 @@ static pm_status plan(job *j) {
 
 // A chunk of pieces. Each piece is of one row, so that rows may come in another order.
 typedef struct encoding {
+    const pm_file *file;
     const pm_gguf_tensor *t;
     uint64_t cols, pieces_a_row, first; // first: number of the chunk's first piece
     uint64_t head_rows;                 // rows that belong to a head, where t->pairs
@@ -181,11 +252,30 @@ static uint64_t piece_offset(const encoding *e, uint64_t piece) {
 }
 
 // Row 2 j + half of a head is row half * (head_rows / 2) + j of it in the source.
-static uint64_t source_row(const encoding *e, uint64_t row) {
-    if (!e->t->pairs)
-        return row;
+static uint64_t row_of_pair(const encoding *e, uint64_t row) {
     uint64_t in_head = row % e->head_rows;
     return row - in_head + in_head % 2 * (e->head_rows / 2) + in_head / 2;
+}
+
+// The tensor that holds a row of the one to be; *row becomes its number there.
+static const pm_tensor_view *find_row(const encoding *e, uint64_t *row) {
+    const pm_gguf_tensor *t = e->t;
+    uint64_t matrix = *row / t->dims[1], in_matrix = *row % t->dims[1];
+    switch (t->parts) {
+    case PM_PARTS_STACK:
+        *row = in_matrix;
+        return find_expert(e->file, t->source, matrix);
+    case PM_PARTS_UPPER:
+        *row = 2 * matrix * t->dims[1] + in_matrix;
+        break;
+    case PM_PARTS_LOWER:
+        *row = (2 * matrix + 1) * t->dims[1] + in_matrix;
+        break;
+    case PM_PARTS_ONE:
+        *row = t->pairs ? row_of_pair(e, *row) : *row;
+        break;
+    }
+    return t->source;
 }
 
 static void read_source(const pm_tensor_view *source, uint64_t cols, uint64_t row, uint64_t col, uint64_t n, float *values) {
@@ -206,7 +296,8 @@ static void encode_piece(void *user, int i) {
     float values[PIECE];
     uint64_t row, col, n, piece = e->first + (uint64_t)i;
     place_piece(e, piece, &row, &col, &n);
-    read_source(e->t->source, e->cols, source_row(e, row), col, n, values);
+    const pm_tensor_view *source = find_row(e, &row);
+    read_source(source, e->cols, row, col, n, values);
     if (!all_fit(values, n, e->t->dtype))
         atomic_store(&e->too_large, true);
     else
@@ -223,9 +314,9 @@ static pm_status put_bytes(job *j, pm_output *out, const uint8_t *data, uint64_t
 
 // A bias whose elements come as pairs is a column.
 static encoding begin_tensor(const job *j, const pm_gguf_tensor *t) {
-    const pm_tensor_view *s = t->source;
-    uint64_t cols = t->pairs && s->n_dims == 1 ? 1 : s->dims[s->n_dims ? s->n_dims - 1 : 0];
+    uint64_t cols = t->pairs && t->n_dims == 1 ? 1 : t->dims[t->n_dims - 1];
     return (encoding){
+        .file = j->file,
         .t = t,
         .cols = cols,
         .pieces_a_row = (cols + PIECE - 1) / PIECE,
@@ -236,13 +327,14 @@ static encoding begin_tensor(const job *j, const pm_gguf_tensor *t) {
 
 static pm_status encode_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
     encoding e = begin_tensor(j, t);
-    uint64_t n_pieces = count_elements(t->source) / e.cols * e.pieces_a_row;
+    uint64_t n_pieces = count_elements(t) / e.cols * e.pieces_a_row;
     for (; e.first < n_pieces; e.first += CHUNK) {
         uint64_t n = n_pieces - e.first < CHUNK ? n_pieces - e.first : CHUNK;
         uint64_t end = e.first + n < n_pieces ? piece_offset(&e, e.first + n) : t->size;
         pm_parallel_for((int)n, encode_piece, &e);
         if (atomic_load(&e.too_large))
-            return pm_fail(PM_ERR_FILE, "tensor %s has values that %s cannot hold", t->source->name, pm_dtype_get(t->dtype)->name);
+            return pm_fail(PM_ERR_FILE, "tensor %s has values that %s cannot hold", pm_gguf_tensor_name(t),
+                           pm_dtype_get(t->dtype)->name);
         PM_TRY(put_bytes(j, out, j->chunk, end - piece_offset(&e, e.first)));
     }
     return PM_OK;
@@ -265,9 +357,11 @@ static pm_status fill_up(pm_output *out, uint64_t *at, uint64_t to) {
 static pm_status write_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
     if (t->size == 0)
         return PM_OK;
-    bool same = t->dtype == t->source->dtype && !t->pairs;
+    bool same = t->parts == PM_PARTS_ONE && t->dtype == t->source->dtype && !t->pairs;
     PM_TRY(same ? copy_tensor(j, out, t->source) : encode_tensor(j, out, t));
     pm_file_forget(j->file, t->source);
+    for (uint64_t i = 1; t->parts == PM_PARTS_STACK && i < t->dims[0]; i++)
+        pm_file_forget(j->file, find_expert(j->file, t->source, i));
     return PM_OK;
 }
 
@@ -294,8 +388,10 @@ static pm_status refuse_own_files(const pm_file *file, const char *path) {
 static pm_quantize_result sum_up(const job *j) {
     pm_quantize_result r = {.n_tensors = j->n_tensors};
     for (size_t i = 0; i < j->n_tensors; i++) {
-        r.source_bytes += j->tensors[i].source->size;
-        r.n_weights += count_elements(j->tensors[i].source);
+        const pm_gguf_tensor *t = &j->tensors[i];
+        uint64_t size = t->source->size;
+        r.source_bytes += t->parts == PM_PARTS_ONE ? size : t->parts == PM_PARTS_STACK ? size * t->dims[0] : size / 2;
+        r.n_weights += count_elements(t);
         r.bytes += j->tensors[i].size;
     }
     return r;
