@@ -1,29 +1,20 @@
-// A model to a GGUF file in other types: chooses a type for each tensor, writes the head, then streams the weights in chunks, which
-// all cores decode and encode.
+// A model to a GGUF file in other types: writes the head, then streams the weights in chunks, which all cores decode and encode.
 #include "loader/quantize.h"
 
-#include "loader/gguf_write.h"
-#include "loader/mix.h"
+#include "loader/gguf_plan.h"
 #include "loader/quant.h"
 
 #include <math.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 // Elements that a core takes at once, whole blocks of every type, and pieces that are written at once: 16 MiB of floats.
 enum { PIECE = 4096, CHUNK = 1024, CHUNK_BYTES = CHUNK * PIECE * 4 };
 
 typedef struct job {
-    const pm_file *file;
-    const pm_quantize_options *o;
-    const pm_mix *mix;
-    pm_gguf_tensor *tensors;
-    size_t n_tensors;
-    uint32_t alignment;
-    uint8_t *chunk;       // (CHUNK_BYTES)
-    uint64_t done, total; // bytes of weights, of the file to be
+    pm_gguf_plan plan;
+    pm_output out;
+    uint8_t *chunk; // (CHUNK_BYTES)
+    uint64_t done;  // bytes of weights, of the plan's
 } job;
 
 // ---- options -----------------------------------------------------------------------------------------------------------
@@ -40,184 +31,6 @@ pm_status pm_quantize_check(const pm_quantize_options *o) {
         return pm_fail(PM_ERR_USAGE, "%.32s is no type to write; there are %s", o->type, pm_quantize_types());
     PM_TRY(check_dtype(o->output_type));
     return check_dtype(o->embedding_type);
-}
-
-// ---- the plan ----------------------------------------------------------------------------------------------------------
-
-// "blk.7.attn_q.weight": 7; -1 for a tensor of no layer. *kind: what comes behind, the same in every layer.
-static int64_t layer_of(const char *name, const char **kind) {
-    *kind = name;
-    if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
-        return -1;
-    char *rest;
-    unsigned long layer = strtoul(name + 4, &rest, 10);
-    *kind = rest;
-    return (int64_t)layer;
-}
-
-// As layers follow each other, what belongs to none before: a reader goes through the file from front to back.
-static int compare_places(const void *left, const void *right) {
-    const pm_gguf_tensor *a = left, *b = right;
-    const char *a_kind, *b_kind;
-    const char *a_name = pm_gguf_tensor_name(a), *b_name = pm_gguf_tensor_name(b);
-    int64_t a_layer = layer_of(a_name, &a_kind), b_layer = layer_of(b_name, &b_kind);
-    if (a_layer != b_layer)
-        return a_layer < b_layer ? -1 : 1;
-    return strcmp(a_name, b_name);
-}
-
-// Files of other formats may hold layers that the model does not have (to predict further tokens); llama.cpp refuses extra tensors.
-static bool is_written(const pm_file *file, const pm_tensor_view *t) {
-    const char *kind;
-    return file->gguf || layer_of(t->name, &kind) < (int64_t)file->config.n_layers;
-}
-
-// Some architectures keep the two rows of a rotary pair side by side in gguf, but not in the files they were published in.
-static bool needs_pairs(const pm_file *file, const char *name) {
-    const pm_architecture *architecture = pm_architecture_find(file->config.architecture);
-    const char *kind;
-    layer_of(name, &kind);
-    return architecture && architecture->interleaved && !file->config.rope.interleaved &&
-           (strncmp(kind, ".attn_q.", 8) == 0 || strncmp(kind, ".attn_k.", 8) == 0);
-}
-
-static uint64_t count_elements(const pm_gguf_tensor *t) {
-    return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
-}
-
-// Once for all layers, unless told to tell more.
-static void tell_fallback(const job *j, size_t i, pm_dtype wanted) {
-    const pm_gguf_tensor *t = &j->tensors[i];
-    const char *kind, *other;
-    bool told = false;
-    layer_of(pm_gguf_tensor_name(t), &kind);
-    for (size_t k = 0; k < i && !told; k++) {
-        layer_of(pm_gguf_tensor_name(&j->tensors[k]), &other);
-        told = strcmp(kind, other) == 0;
-    }
-    pm_log(told ? PM_LOG_INFO : PM_LOG_WARN, "%s and its like: rows of %llu are no multiple of %s's block of %u: %s instead",
-           pm_gguf_tensor_name(t), (unsigned long long)t->dims[t->n_dims - 1], pm_dtype_get(wanted)->name,
-           pm_dtype_get(wanted)->block_elements, pm_dtype_get(t->dtype)->name);
-}
-
-static pm_status plan_tensor(const job *j, size_t i, uint64_t *offset) {
-    pm_gguf_tensor *t = &j->tensors[i];
-    pm_dtype wanted;
-    pm_tensor_view shape = {.name = pm_gguf_tensor_name(t), .n_dims = t->n_dims};
-    memcpy(shape.dims, t->dims, sizeof(shape.dims));
-    t->dtype = pm_mix_choose(j->mix, &j->file->config, j->o, &shape, &wanted);
-    t->pairs = needs_pairs(j->file, t->source->name);
-    if (t->dtype != wanted)
-        tell_fallback(j, i, wanted);
-    const pm_dtype_info *info = pm_dtype_get(t->dtype);
-    *offset = pm_round_up(*offset, j->alignment);
-    t->offset = *offset;
-    if (pm_mul_size(count_elements(t) / info->block_elements, info->block_bytes, &t->size) != PM_OK ||
-        pm_add_size(*offset, t->size, offset) != PM_OK)
-        return pm_fail(PM_ERR_FILE, "%s: tensor %s is too large", j->file->shards[0].path, t->source->name);
-    return PM_OK;
-}
-
-static bool is_block_type(pm_dtype dtype) {
-    return pm_dtype_get(dtype)->block_elements > 1;
-}
-
-// Decoding cannot bring back what was lost: better from the original.
-static void warn_twice(const job *j) {
-    size_t n = 0;
-    for (size_t i = 0; i < j->n_tensors; i++) {
-        const pm_gguf_tensor *t = &j->tensors[i];
-        n += t->dtype != t->source->dtype && is_block_type(t->dtype) && is_block_type(t->source->dtype);
-    }
-    if (n)
-        pm_log(PM_LOG_WARN, "%zu tensors are quantized already: quantizing the original model loses less", n);
-}
-
-// ---- experts: gguf has those of a layer in one stack ------------------------------------------------------------------
-
-// ".ffn_up.3.weight", of a layer: 3, and *length is that of ".ffn_up"; -1 for what is no matrix of one expert.
-static long expert_of(const char *kind, size_t *length) {
-    const char *dot = strncmp(kind, ".ffn_", 5) == 0 ? strchr(kind + 1, '.') : NULL;
-    if (!dot || dot[1] < '0' || dot[1] > '9')
-        return -1;
-    char *rest;
-    long expert = strtol(dot + 1, &rest, 10);
-    *length = (size_t)(dot - kind);
-    return strcmp(rest, ".weight") == 0 ? expert : -1;
-}
-
-// The matrix of an expert, by that of the first one; NULL where there are no more.
-static const pm_tensor_view *find_expert(const pm_file *file, const pm_tensor_view *first, uint64_t expert) {
-    const char *kind;
-    size_t length;
-    char name[80];
-    int64_t layer = layer_of(first->name, &kind);
-    expert_of(kind, &length);
-    snprintf(name, sizeof(name), "blk.%lld%.*s.%llu.weight", (long long)layer, (int)length, kind, (unsigned long long)expert);
-    return pm_file_find(file, name);
-}
-
-static pm_gguf_tensor *add_part(job *j, const pm_tensor_view *source, pm_gguf_parts parts) {
-    pm_gguf_tensor *t = &j->tensors[j->n_tensors++];
-    *t = (pm_gguf_tensor){.source = source, .parts = parts, .n_dims = source->n_dims ? source->n_dims : 1};
-    memcpy(t->dims, source->dims, sizeof(t->dims));
-    return t;
-}
-
-static void add_stack(job *j, const pm_tensor_view *first, int64_t layer, const char *kind, size_t length) {
-    pm_gguf_tensor *t = add_part(j, first, PM_PARTS_STACK);
-    snprintf(t->own_name, sizeof(t->own_name), "blk.%lld%.*s_exps.weight", (long long)layer, (int)length, kind);
-    t->n_dims = 3;
-    for (t->dims[0] = 1; find_expert(j->file, first, t->dims[0]);)
-        t->dims[0]++;
-    t->dims[1] = first->dims[0];
-    t->dims[2] = first->dims[1];
-}
-
-// Gate above up, in each matrix of a stack.
-static void add_halves(job *j, const pm_tensor_view *both, int64_t layer) {
-    static const char *const names[] = {[PM_PARTS_UPPER] = "gate", [PM_PARTS_LOWER] = "up"};
-    for (pm_gguf_parts half = PM_PARTS_UPPER; half <= PM_PARTS_LOWER; half++) {
-        pm_gguf_tensor *t = add_part(j, both, half);
-        snprintf(t->own_name, sizeof(t->own_name), "blk.%lld.ffn_%s_exps.weight", (long long)layer, names[half]);
-        t->dims[1] /= 2;
-    }
-}
-
-static void add_tensor(job *j, const pm_tensor_view *source) {
-    const char *kind;
-    size_t length;
-    int64_t layer = layer_of(source->name, &kind);
-    long expert = layer >= 0 ? expert_of(kind, &length) : -1;
-    if (expert == 0)
-        add_stack(j, source, layer, kind, length);
-    else if (!j->file->gguf && source->n_dims == 3 && strcmp(kind, ".ffn_gate_up_exps.weight") == 0)
-        add_halves(j, source, layer);
-    else if (expert < 0)
-        add_part(j, source, PM_PARTS_ONE);
-}
-
-// ---- the plan, continued -----------------------------------------------------------------------------------------------
-
-static pm_status plan(job *j) {
-    size_t n;
-    uint64_t offset = 0;
-    const pm_tensor_view *sources = pm_file_tensors(j->file, &n);
-    j->tensors = pm_calloc(n, 2 * sizeof(*j->tensors)); // each may become two halves
-    j->chunk = pm_malloc(CHUNK_BYTES);
-    if (!j->tensors || !j->chunk)
-        return pm_no_memory(j->file->shards[0].path);
-    for (size_t i = 0; i < n; i++)
-        if (is_written(j->file, &sources[i]))
-            add_tensor(j, &sources[i]);
-    qsort(j->tensors, j->n_tensors, sizeof(*j->tensors), compare_places);
-    PM_TRY(pm_gguf_write_alignment(j->file, &j->alignment));
-    for (size_t i = 0; i < j->n_tensors; i++) {
-        PM_TRY(plan_tensor(j, i, &offset));
-        j->total += j->tensors[i].size;
-    }
-    warn_twice(j);
-    return PM_OK;
 }
 
 // ---- the weights -------------------------------------------------------------------------------------------------------
@@ -264,7 +77,7 @@ static const pm_tensor_view *find_row(const encoding *e, uint64_t *row) {
     switch (t->parts) {
     case PM_PARTS_STACK:
         *row = in_matrix;
-        return find_expert(e->file, t->source, matrix);
+        return pm_gguf_find_expert(e->file, t->source, matrix);
     case PM_PARTS_UPPER:
         *row = 2 * matrix * t->dims[1] + in_matrix;
         break;
@@ -304,10 +117,11 @@ static void encode_piece(void *user, int i) {
         pm_quant(e->t->dtype, values, e->out + (piece_offset(e, piece) - piece_offset(e, e->first)), (size_t)n);
 }
 
-static pm_status put_bytes(job *j, pm_output *out, const uint8_t *data, uint64_t n) {
-    PM_TRY(pm_output_write(out, data, (size_t)n));
+static pm_status put_bytes(job *j, const uint8_t *data, uint64_t n) {
+    const pm_quantize_options *o = j->plan.o;
+    PM_TRY(pm_output_write(&j->out, data, (size_t)n));
     j->done += n;
-    if (!j->o->progress || j->o->progress(j->o->user, j->done, j->total))
+    if (!o->progress || o->progress(o->user, j->done, j->plan.size))
         return PM_OK;
     return pm_fail(PM_ERR_CANCELLED, "stopped");
 }
@@ -316,18 +130,18 @@ static pm_status put_bytes(job *j, pm_output *out, const uint8_t *data, uint64_t
 static encoding begin_tensor(const job *j, const pm_gguf_tensor *t) {
     uint64_t cols = t->pairs && t->n_dims == 1 ? 1 : t->dims[t->n_dims - 1];
     return (encoding){
-        .file = j->file,
+        .file = j->plan.file,
         .t = t,
         .cols = cols,
         .pieces_a_row = (cols + PIECE - 1) / PIECE,
-        .head_rows = j->file->config.head_dim,
+        .head_rows = j->plan.file->config.head_dim,
         .out = j->chunk,
     };
 }
 
-static pm_status encode_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
+static pm_status encode_tensor(job *j, const pm_gguf_tensor *t) {
     encoding e = begin_tensor(j, t);
-    uint64_t n_pieces = count_elements(t) / e.cols * e.pieces_a_row;
+    uint64_t n_pieces = pm_gguf_tensor_elements(t) / e.cols * e.pieces_a_row;
     for (; e.first < n_pieces; e.first += CHUNK) {
         uint64_t n = n_pieces - e.first < CHUNK ? n_pieces - e.first : CHUNK;
         uint64_t end = e.first + n < n_pieces ? piece_offset(&e, e.first + n) : t->size;
@@ -335,15 +149,15 @@ static pm_status encode_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) 
         if (atomic_load(&e.too_large))
             return pm_fail(PM_ERR_FILE, "tensor %s has values that %s cannot hold", pm_gguf_tensor_name(t),
                            pm_dtype_get(t->dtype)->name);
-        PM_TRY(put_bytes(j, out, j->chunk, end - piece_offset(&e, e.first)));
+        PM_TRY(put_bytes(j, j->chunk, end - piece_offset(&e, e.first)));
     }
     return PM_OK;
 }
 
 // The type stays: the bytes do too.
-static pm_status copy_tensor(job *j, pm_output *out, const pm_tensor_view *s) {
+static pm_status copy_tensor(job *j, const pm_tensor_view *s) {
     for (uint64_t at = 0; at < s->size; at += CHUNK_BYTES)
-        PM_TRY(put_bytes(j, out, s->data + at, s->size - at < CHUNK_BYTES ? s->size - at : CHUNK_BYTES));
+        PM_TRY(put_bytes(j, s->data + at, s->size - at < CHUNK_BYTES ? s->size - at : CHUNK_BYTES));
     return PM_OK;
 }
 
@@ -354,26 +168,28 @@ static pm_status fill_up(pm_output *out, uint64_t *at, uint64_t to) {
     return PM_OK;
 }
 
-static pm_status write_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
+static pm_status write_tensor(job *j, const pm_gguf_tensor *t) {
     if (t->size == 0)
         return PM_OK;
     bool same = t->parts == PM_PARTS_ONE && t->dtype == t->source->dtype && !t->pairs;
-    PM_TRY(same ? copy_tensor(j, out, t->source) : encode_tensor(j, out, t));
-    pm_file_forget(j->file, t->source);
+    PM_TRY(same ? copy_tensor(j, t->source) : encode_tensor(j, t));
+    pm_file_forget(j->plan.file, t->source);
     for (uint64_t i = 1; t->parts == PM_PARTS_STACK && i < t->dims[0]; i++)
-        pm_file_forget(j->file, find_expert(j->file, t->source, i));
+        pm_file_forget(j->plan.file, pm_gguf_find_expert(j->plan.file, t->source, i));
     return PM_OK;
 }
 
-static pm_status write_all(job *j, pm_output *out) {
+static pm_status write_all(job *j) {
+    const pm_gguf_plan *p = &j->plan;
     uint64_t at = 0;
-    PM_TRY(pm_gguf_write_head(j->file, out, j->mix->file_type, j->tensors, j->n_tensors, j->alignment));
-    for (size_t i = 0; i < j->n_tensors; i++) {
-        PM_TRY(fill_up(out, &at, j->tensors[i].offset));
-        PM_TRY(write_tensor(j, out, &j->tensors[i]));
-        at += j->tensors[i].size;
+    PM_TRY(pm_gguf_write_head(p->file, &j->out, p->mix->file_type, p->tensors, p->n_tensors, p->alignment));
+    for (size_t i = 0; i < p->n_tensors; i++) {
+        PM_TRY(fill_up(&j->out, &at, p->tensors[i].offset));
+        PM_TRY(write_tensor(j, &p->tensors[i]));
+        at += p->tensors[i].size;
     }
-    return fill_up(out, &at, pm_round_up(at, j->alignment)); // ggml counts on it
+    PM_TRY(fill_up(&j->out, &at, pm_round_up(at, p->alignment))); // ggml counts on it
+    return pm_output_finish(&j->out);
 }
 
 // ---- the face ----------------------------------------------------------------------------------------------------------
@@ -385,37 +201,35 @@ static pm_status refuse_own_files(const pm_file *file, const char *path) {
     return PM_OK;
 }
 
-static pm_quantize_result sum_up(const job *j) {
-    pm_quantize_result r = {.n_tensors = j->n_tensors};
-    for (size_t i = 0; i < j->n_tensors; i++) {
-        const pm_gguf_tensor *t = &j->tensors[i];
+static pm_quantize_result sum_up(const pm_gguf_plan *p) {
+    pm_quantize_result r = {.n_tensors = p->n_tensors, .bytes = p->size};
+    for (size_t i = 0; i < p->n_tensors; i++) {
+        const pm_gguf_tensor *t = &p->tensors[i];
         uint64_t size = t->source->size;
         r.source_bytes += t->parts == PM_PARTS_ONE ? size : t->parts == PM_PARTS_STACK ? size * t->dims[0] : size / 2;
-        r.n_weights += count_elements(t);
-        r.bytes += j->tensors[i].size;
+        r.n_weights += pm_gguf_tensor_elements(t);
     }
     return r;
 }
 
-static pm_status quantize(job *j, const char *path) {
-    pm_output out = {0};
-    PM_TRY(plan(j));
-    PM_TRY(pm_output_open(path, &out));
-    pm_status status = write_all(j, &out);
-    if (status == PM_OK)
-        status = pm_output_finish(&out);
-    pm_output_close(&out);
-    return status;
+static pm_status run(job *j, const pm_file *file, const char *path, const pm_quantize_options *options) {
+    PM_TRY(pm_gguf_plan_make(file, options, &j->plan));
+    j->chunk = pm_malloc(CHUNK_BYTES);
+    if (!j->chunk)
+        return pm_no_memory(path);
+    PM_TRY(pm_output_open(path, &j->out));
+    return write_all(j);
 }
 
 pm_status pm_quantize(const pm_file *file, const char *path, const pm_quantize_options *options, pm_quantize_result *result) {
     PM_TRY(pm_quantize_check(options));
     PM_TRY(refuse_own_files(file, path));
-    job j = {.file = file, .o = options, .mix = pm_mix_find(options->type)};
-    pm_status status = quantize(&j, path);
+    job j = {0};
+    pm_status status = run(&j, file, path, options);
     if (status == PM_OK)
-        *result = sum_up(&j);
-    pm_free(j.tensors);
+        *result = sum_up(&j.plan);
+    pm_output_close(&j.out);
     pm_free(j.chunk);
+    pm_gguf_plan_close(&j.plan);
     return status;
 }
