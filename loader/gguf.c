@@ -215,14 +215,14 @@ static const char *foreign_type(uint64_t number) {
 static pm_status take_dtype(cursor *c, const char *name, pm_dtype *dtype) {
     uint64_t number;
     PM_TRY(take(c, "the tensor table", 4, &number));
-    for (int i = 0; i < PM_DTYPE_COUNT; i++) {
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++) {
         *dtype = (pm_dtype)i;
-        if (pm_dtype_get(*dtype)->ggml == number)
+        if (pm_dtype_get(*dtype)->ggml == number && number != PM_NOT_IN_GGUF)
             return PM_OK;
     }
 #define X(id, small, ggml, elements, bytes) " " #id
-    return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has type %s (%llu); supported are" PM_DTYPES(X), c->path, name,
-                   foreign_type(number), (unsigned long long)number);
+    return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has type %s (%llu); supported are" PM_GGUF_DTYPES(X) PM_FILE_DTYPES(X),
+                   c->path, name, foreign_type(number), (unsigned long long)number);
 #undef X
 }
 

@@ -1,5 +1,5 @@
 // loader/quant.c: what is encoded and decoded again is as near to what it was as ggml's own quantization of the same weights comes,
-// whose errors data/quants-rmse.txt tells (tests/make_quant_data.py).
+// whose errors data/quants-rmse.txt tells (tests/make_rmse_data.py).
 #include "loader/quant.h"
 #include "loader/loader.h"
 
@@ -18,7 +18,7 @@ static float as_half(float f) {
     return pm_f16_to_f32(pm_f32_to_f16(f));
 }
 
-// The numbers of make_quant_data.py.
+// The numbers of make_rmse_data.py.
 static float *random_values(size_t *n) {
     float *x = malloc(N_RANDOM * sizeof(*x));
     assert_non_null(x);
