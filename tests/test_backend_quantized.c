@@ -1,4 +1,4 @@
-// Quantized checkpoints in safetensors against numpy's and ml_dtypes' dequantization of the same files (tests/make_quant_data.py):
+// Quantized checkpoints in safetensors against numpy's and ml_dtypes' dequantization of the same files (tests/make_quantized_data.py):
 // every value bit for bit, logits of the forward pass on top of them; that they stay narrow on the device; and files that are not
 // in order.
 #include <setjmp.h>
