@@ -91,10 +91,6 @@ static const pm_tensor_view *find_row(const encoding *e, uint64_t *row) {
     return t->source;
 }
 
-static void read_source(const pm_tensor_view *source, uint64_t cols, uint64_t row, uint64_t col, uint64_t n, float *values) {
-    pm_dequant(source->dtype, source->data + byte_of(source->dtype, row * cols + col), values, (size_t)n);
-}
-
 // Scales are halves in nearly all types. bfloat16 and floats go further, but no weight of any use does.
 static bool all_fit(const float *x, uint64_t n, pm_dtype dtype) {
     float most = dtype == PM_F32 || dtype == PM_BF16 ? 3e38f : 65504;
@@ -110,7 +106,7 @@ static void encode_piece(void *user, int i) {
     uint64_t row, col, n, piece = e->first + (uint64_t)i;
     place_piece(e, piece, &row, &col, &n);
     const pm_tensor_view *source = find_row(e, &row);
-    read_source(source, e->cols, row, col, n, values);
+    pm_view_floats(source, row * e->cols + col, n, values);
     if (!all_fit(values, n, e->t->dtype))
         atomic_store(&e->too_large, true);
     else
@@ -171,7 +167,7 @@ static pm_status fill_up(pm_output *out, uint64_t *at, uint64_t to) {
 static pm_status write_tensor(job *j, const pm_gguf_tensor *t) {
     if (t->size == 0)
         return PM_OK;
-    bool same = t->parts == PM_PARTS_ONE && t->dtype == t->source->dtype && !t->pairs;
+    bool same = t->parts == PM_PARTS_ONE && t->dtype == t->source->dtype && t->source->data && !t->pairs;
     PM_TRY(same ? copy_tensor(j, t->source) : encode_tensor(j, t));
     pm_file_forget(j->plan.file, t->source);
     for (uint64_t i = 1; t->parts == PM_PARTS_STACK && i < t->dims[0]; i++)

@@ -109,8 +109,13 @@ static void same_model(const pm_file *a, const pm_file *b) {
 
 static void as_floats_it_is_the_same_model(void **state) {
     (void)state;
-    static const char *const models[] = {TINY, CHECKPOINTS "llama", CHECKPOINTS "qwen2", CHECKPOINTS "qwen3-yarn",
-                                         CHECKPOINTS "qwen3-gqa5"};
+    static const char *const models[] = {TINY,
+                                         CHECKPOINTS "llama",
+                                         CHECKPOINTS "qwen2",
+                                         CHECKPOINTS "qwen3-yarn",
+                                         CHECKPOINTS "qwen3-gqa5",
+                                         PM_TEST_DATA "/quantized/fp8",
+                                         PM_TEST_DATA "/quantized/awq-32"};
     for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
         pm_file *source = open_model(models[i]);
         const char *once = temp_path("once.gguf"), *twice = temp_path("twice.gguf");
