@@ -50,7 +50,7 @@ static float *weights_of(const pm_file *file, const char *name, size_t *n) {
 }
 
 static pm_dtype dtype_of(const char *name) {
-    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+    for (int i = 0; i < PM_GGUF_DTYPE_COUNT; i++)
         if (strcmp(pm_dtype_get((pm_dtype)i)->name, name) == 0)
             return (pm_dtype)i;
     fail_msg("no type %s", name);
