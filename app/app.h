@@ -88,6 +88,7 @@ extern const app_command app_plan;
 extern const app_command app_perplexity;
 extern const app_command app_embed;
 extern const app_command app_rerank;
+extern const app_command app_quantize;
 extern const app_command app_tokenize;
 extern const app_command app_template;
 

@@ -73,6 +73,12 @@ expect 0 '[' '' "$pumice" embed "$embedding" -f "$tmp/text"
 printed >"$tmp/got"
 near "-f FILE"
 
+# As GGUF it keeps what goes behind a text.
+expect 0 '*' '*' "$pumice" quantize "$embedding" "$tmp/embedding.gguf" F32
+expect 0 '[' '' "$pumice" embed "$tmp/embedding.gguf" -f "$tmp/text"
+printed >"$tmp/got"
+near "GGUF"
+
 # The first 40 numbers, of length 1 again; without the end another vector.
 numbers 1 40 | awk '{ x[NR] = $1; s += $1 * $1 } END { for (i = 1; i <= NR; i++) printf "%.9g\n", x[i] / sqrt(s) }' >"$tmp/want"
 expect 0 '[' '' "$pumice" embed "$embedding" -p "Paris is the capital of France." --dims 40
