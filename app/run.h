@@ -3,15 +3,16 @@
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 
+#include "app/context.h"
 #include "app/sampling.h"
 #include "backend/pumice.h"
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
     const char *model, *text, *file, *system, *ids, *device, *dump_logits;
-    int think;     // -1: not given; else as in pm_chat_options
-    int precision; // of pm_precision
-    uint32_t n_tokens, ctx;
+    int think; // -1: not given; else as in pm_chat_options
+    uint32_t n_tokens;
+    app_context context;
     app_sampling sampling;
     bool raw, print_ids, profile, rope_bf16;
 } run_options;
