@@ -11,11 +11,10 @@ typedef struct embed_options {
     const char *model, *text, *file, *instruct, *raw, *device;
     bool jsonl, eos, no_eos;
     uint32_t dims;
-    int precision; // of pm_precision
+    app_context context; // the cache's type
 } embed_options;
 
 #define AT(field) .offset = offsetof(embed_options, field)
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
 // Texts that run at once: many short ones, for they share what cache one of SHARED_CTX takes.
 enum { MAX_SEQS = 32, SHARED_CTX = 8192, MAX_DIMS = 1 << 20, NUMBER_SIZE = 18 };
 
@@ -31,8 +30,7 @@ static const app_option options[] = {
      .most = MAX_DIMS, AT(dims)},
     {.name = "--raw", .value = "FILE", .help = "write float32 there in place of JSON", .kind = APP_TEXT, AT(raw)},
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
+    APP_CACHE_OPTIONS(embed_options, context),
     {.name = "--eos", .help = "put the end-of-text token behind each text", .kind = APP_FLAG, .rare = true, AT(eos)},
     {.name = "--no-eos", .help = "do not; else as the model's tokenizer does", .kind = APP_FLAG, .rare = true, AT(no_eos)},
 };
@@ -168,8 +166,9 @@ static pm_status encode_all(state *s) {
 
 // ---- vectors --------------------------------------------------------------------------------------------------------------
 
+// A pass has at most as many rows as a sequence has positions: many short texts want more of both.
 static pm_status open_session(state *s) {
-    size_t longest = 1;
+    size_t longest = s->lines.n > 1 ? SHARED_CTX / MAX_SEQS : 1;
     for (size_t i = 0; i < s->lines.n; i++)
         longest = s->texts[i].n > longest ? s->texts[i].n : longest;
     size_t together = longest < SHARED_CTX ? SHARED_CTX / longest : 1;
@@ -178,12 +177,9 @@ static pm_status open_session(state *s) {
     pm_session_options session_options = {
         .ctx = (uint32_t)longest,
         .n_seqs = s->n_seqs,
-        .max_chunk = (uint32_t)(s->n_seqs * longest < 512 ? s->n_seqs * longest : 512),
         .max_batch = s->n_seqs,
-        .precision = (pm_precision)s->o->precision,
     };
-    if (s->n_seqs == 1)
-        session_options.max_chunk = 0;
+    app_context_cache(&s->o->context, &session_options);
     PM_TRY(pm_session_open(s->model, &session_options, &s->session));
     s->vectors = pm_calloc((s->o->raw ? s->lines.n : s->n_seqs) * (size_t)s->dims, sizeof(*s->vectors));
     s->line = pm_malloc((size_t)s->dims * NUMBER_SIZE + 8);

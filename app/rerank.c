@@ -13,11 +13,10 @@ typedef struct rerank_options {
     const char *model, *query, *instruct, *file, *device;
     app_texts documents;
     bool jsonl, json, plain;
-    int precision; // of pm_precision
+    app_context context; // the cache's type
 } rerank_options;
 
 #define AT(field) .offset = offsetof(rerank_options, field)
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
 
 // clang-format off
 static const app_option options[] = {
@@ -31,8 +30,7 @@ static const app_option options[] = {
      AT(instruct)},
     {.name = "--json", .help = "tell it as JSON", .kind = APP_FLAG, AT(json)},
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
+    APP_CACHE_OPTIONS(rerank_options, context),
     {.name = "--plain", .help = "<|im_end|> and its like in texts are no control tokens", .kind = APP_FLAG, .rare = true, AT(plain)},
 };
 // clang-format on
@@ -100,7 +98,8 @@ static pm_status encode_all(state *s) {
 // ---- scores ---------------------------------------------------------------------------------------------------------------
 
 static pm_status open_session(state *s) {
-    pm_session_options session_options = {.ctx = 1, .precision = (pm_precision)s->o->precision};
+    pm_session_options session_options = {.ctx = 1};
+    app_context_cache(&s->o->context, &session_options);
     for (size_t i = 0; i < s->n; i++)
         if (s->documents[i].n > session_options.ctx)
             session_options.ctx = (uint32_t)s->documents[i].n;
