@@ -22,6 +22,7 @@ typedef enum app_kind {
     APP_FLOAT, // float within [least, most]
     APP_WORD,  // int: which of `words` it is
     APP_TEXTS, // app_texts: an operand that may come any number of times, the last one of its table
+    APP_READ,  // what `read` makes of the text
 } app_kind;
 
 typedef struct app_texts {
@@ -39,6 +40,8 @@ typedef struct app_option {
     size_t offset;
     double least, most;
     const char *const *words; // ended by NULL
+    // Stores into the struct's value; called for each time the option is given.
+    pm_status (*read)(const struct app_option *option, const char *text, void *value);
     bool required;
     bool rare; // told by --help-all only: --help is one screen
 } app_option;
