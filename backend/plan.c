@@ -151,7 +151,8 @@ pm_status pm_plan_session(const pm_device *dev, const pm_config *c, const pm_ses
     sizes->cache = 2 * sizes->kv * c->n_layers;
     sizes->upload = PM_N_SLOTS * (rounded(p[PM_PIECE_ROWS]) + rounded(p[PM_PIECE_INDEX]) + rounded(p[PM_PIECE_SAMPLING])) +
                     rounded(p[PM_PIECE_PAGES]);
-    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + p[PM_PIECE_LOGITS];
+    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + rounded(p[PM_PIECE_LOGITS]) +
+                      rounded(p[PM_PIECE_OUT_NORMED]) + p[PM_PIECE_OUT_SQUARES];
     return PM_OK;
 }
 

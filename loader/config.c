@@ -12,9 +12,16 @@ static const pm_architecture architectures[] = {
 };
 enum { N_ARCHITECTURES = sizeof(architectures) / sizeof(architectures[0]) };
 
+// "XModel" is XForCausalLM without its head: what embedding models are often saved as.
+static bool is_headless(const pm_architecture *a, const char *name) {
+    size_t n = strlen(a->hf) - strlen("ForCausalLM");
+    return strncmp(a->hf, name, n) == 0 && strcmp(name + n, "Model") == 0;
+}
+
 const pm_architecture *pm_architecture_find(const char *name) {
     for (int i = 0; i < N_ARCHITECTURES; i++)
-        if (strcmp(architectures[i].name, name) == 0 || strcmp(architectures[i].hf, name) == 0)
+        if (strcmp(architectures[i].name, name) == 0 || strcmp(architectures[i].hf, name) == 0 ||
+            is_headless(&architectures[i], name))
             return &architectures[i];
     return NULL;
 }

@@ -37,7 +37,8 @@ def load(folder):
 
 def frequencies(c):
     """Inverse frequencies and the factor on cos and sin; YaRN: arXiv 2309.00071, section 3.2 and 3.4."""
-    d, rope = c['head_dim'], c['rope_parameters']
+    d = c['head_dim']
+    rope = c.get('rope_parameters') or {'rope_type': 'default', 'rope_theta': c['rope_theta']}
     base = rope['rope_theta']
     inv = base ** -(np.arange(0, d, 2) / d)
     if rope['rope_type'] == 'default':
@@ -74,8 +75,8 @@ class Model:
         a, b = np.split(x, 2, -1)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
-    def logits(self, ids, cache):
-        """Of the last of ids, which follow what the cache holds; it grows."""
+    def hidden(self, ids, cache):
+        """What the last norm gives of ids, which follow what the cache holds; it grows."""
         c, t = self.c, self.t
         heads, kv_heads, d, eps = c['num_attention_heads'], c['num_key_value_heads'], c['head_dim'], c['rms_norm_eps']
         n, past = len(ids), cache[0][0].shape[0] if cache else 0
@@ -102,8 +103,12 @@ class Model:
             h = norm(x, w('post_attention_layernorm'), eps)
             gate = h @ w('mlp.gate_proj').T
             x = x + (gate / (1 + np.exp(-gate)) * (h @ w('mlp.up_proj').T)) @ w('mlp.down_proj').T
-        head = t['model.embed_tokens.weight' if c['tie_word_embeddings'] else 'lm_head.weight']
-        return norm(x[-1], t['model.norm.weight'], eps) @ head.T
+        return norm(x, t['model.norm.weight'], eps)
+
+    def logits(self, ids, cache):
+        """Of the last of ids."""
+        head = self.t['model.embed_tokens.weight' if self.c['tie_word_embeddings'] else 'lm_head.weight']
+        return self.hidden(ids, cache)[-1] @ head.T
 
     def greedy(self, ids, n):
         """The first logits, n ids, and the least by which one of them beat the next best."""
