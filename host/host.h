@@ -96,6 +96,7 @@ typedef struct pm_pack_part {
     // Where the file has no such rows: writes those of rows [row, row + n_rows) and columns [col, col + n_cols), row after row, to
     // `out`; col is a multiple of 256, n_cols at most 256 and whole blocks. `data` is handed through. Called from any thread.
     void (*read)(const void *data, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out);
+    uint32_t row0; // what `read` calls the first row
 } pm_pack_part;
 
 typedef enum pm_pack_order {

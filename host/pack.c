@@ -373,7 +373,7 @@ static void pack_made_run(const job *j, const run *r) {
         uint32_t n = r->n - i < ROWS_A_TILE ? r->n - i : ROWS_A_TILE;
         for (uint32_t col = 0; col < j->cols; col += STRIP) {
             uint32_t n_cols = j->cols - col < STRIP ? j->cols - col : STRIP;
-            r->part->read(r->part->data, r->first + i, n, col, n_cols, tile);
+            r->part->read(r->part->data, r->part->row0 + r->first + i, n, col, n_cols, tile);
             for (uint32_t k = 0; k < n; k++)
                 pack_columns(j, r->part->dtype, tile + k * file_row_bytes(r->part->dtype, n_cols), col, n_cols,
                              target_row(j, (r->first + i + k) * r->step + r->row0));
@@ -453,7 +453,7 @@ static bool row_fits_f16(const pm_pack_part *part, uint32_t row, uint32_t cols) 
     for (uint32_t col = 0; col < cols; col += STRIP) {
         uint32_t n = cols - col < STRIP ? cols - col : STRIP;
         if (part->read)
-            part->read(part->data, row, 1, col, n, made);
+            part->read(part->data, part->row0 + row, 1, col, n, made);
         pm_ref_decode(part->dtype, part->read ? made : src + file_row_bytes(part->dtype, col), n, values);
         for (uint32_t k = 0; k < n; k++)
             if (!(fabsf(values[k]) <= 65504.0f))

@@ -189,7 +189,7 @@ static uint64_t source_row(const encoding *e, uint64_t row) {
 }
 
 static void read_source(const pm_tensor_view *source, uint64_t cols, uint64_t row, uint64_t col, uint64_t n, float *values) {
-    pm_dequant(source->dtype, source->data + byte_of(source->dtype, row * cols + col), values, (size_t)n);
+    pm_view_floats(source, row * cols + col, n, values);
 }
 
 // Scales are halves in nearly all types. bfloat16 and floats go further, but no weight of any use does.
@@ -265,7 +265,7 @@ static pm_status fill_up(pm_output *out, uint64_t *at, uint64_t to) {
 static pm_status write_tensor(job *j, pm_output *out, const pm_gguf_tensor *t) {
     if (t->size == 0)
         return PM_OK;
-    bool same = t->dtype == t->source->dtype && !t->pairs;
+    bool same = t->dtype == t->source->dtype && t->source->data && !t->pairs;
     PM_TRY(same ? copy_tensor(j, out, t->source) : encode_tensor(j, out, t));
     pm_file_forget(j->file, t->source);
     return PM_OK;

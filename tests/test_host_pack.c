@@ -249,7 +249,7 @@ static void interleaved_row_by_row(void **state) {
 static void make_rows(const void *data, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
     const check_matrix *m = data;
     const pm_dtype_info *info = pm_dtype_get(m->dtype);
-    assert_true(row + n_rows <= m->rows && col % 256 == 0 && n_cols > 0 && n_cols <= 256 && col + n_cols <= m->cols);
+    assert_true(row >= 5 && row + n_rows <= m->rows && col % 256 == 0 && n_cols > 0 && n_cols <= 256 && col + n_cols <= m->cols);
     size_t bytes = check_matrix_bytes(m->dtype, n_cols);
     for (uint32_t r = 0; r < n_rows; r++, out += bytes)
         memcpy(out, m->blocks + (((size_t)row + r) * m->cols + col) / info->block_elements * info->block_bytes, bytes);
@@ -257,8 +257,9 @@ static void make_rows(const void *data, uint32_t row, uint32_t n_rows, uint32_t 
 
 static void run_made(pm_dtype dtype, pm_dtype other, uint32_t rows, pm_pack_order order) {
     uint32_t cols = check_cols(dtype, check_cols(other, 321));
-    check_matrix m[] = {check_weights(dtype, rows, cols, 1), check_weights(other, rows, cols, 1)};
-    pm_pack_part parts[] = {{&m[0], dtype, rows, make_rows}, {m[1].blocks, other, rows}};
+    check_matrix taller = check_weights(dtype, rows + 5, cols, 1); // of which the first part is the last rows
+    check_matrix m[] = {{dtype, rows, cols, NULL, taller.values + 5 * (size_t)cols}, check_weights(other, rows, cols, 1)};
+    pm_pack_part parts[] = {{&taller, dtype, rows, make_rows, 5}, {m[1].blocks, other, rows}};
     float *values = check_alloc((size_t)2 * rows * cols, sizeof(float));
     memcpy(values, m[0].values, (size_t)rows * cols * sizeof(float));
     memcpy(values + (size_t)rows * cols, m[1].values, (size_t)rows * cols * sizeof(float));
