@@ -14,6 +14,7 @@ typedef struct pm_layer {
     pm_tensor q_norm, k_norm; // (1, head_dim), where config.qk_norm
     pm_tensor o;              // (dim, q_dim)
     pm_tensor ffn_norm;       // (1, dim)
+    pm_tensor router;         // (n_experts, dim), where the layer has experts; of each expert in turn then, with expert_ffn_dim:
     pm_tensor gate_up;        // (2 ffn_dim, dim): rows of gate and up in turn
     pm_tensor down;           // (dim, ffn_dim)
 } pm_layer;
@@ -40,16 +41,25 @@ static inline uint32_t pm_kv_dim(const pm_config *c) {
 
 // ---- weights.c: which tensors of the file make which matrix ----------------------------------------------------------------
 
-enum { PM_MAX_PARTS = 3 };
+// Rows of a tensor; those of a stack of matrices are counted through.
+typedef struct pm_weight_part {
+    const pm_tensor_view *view;
+    uint32_t row0, rows;
+} pm_weight_part;
+
+enum { PM_MAX_PARTS = 3 }; // where they are not of experts
 typedef struct pm_weight {
-    const pm_tensor_view *parts[PM_MAX_PARTS];
+    const pm_weight_part *parts;
     int n_parts;
+    uint32_t cols;
     pm_pack_order order;
     int layer;     // -1: of the model as a whole
     size_t offset; // of its pm_tensor in struct pm_layer, or in struct pm_model
     uint32_t row0; // where its rows stand in a whole of several
 } pm_weight;
 
+// Bytes of a part in its file.
+uint64_t pm_weight_part_bytes(const pm_weight_part *part);
 // All of a model, in the order in which they go to the device. *weights is the caller's to pm_free.
 pm_status pm_weights_list(const pm_file *file, pm_weight **weights, size_t *n);
 
@@ -69,6 +79,10 @@ typedef enum pm_piece {
     PM_PIECE_Q,
     PM_PIECE_ATT,
     PM_PIECE_FFN,
+    PM_PIECE_ROUTER, // these four where there are experts
+    PM_PIECE_ROUTES,
+    PM_PIECE_EXPERTS,
+    PM_PIECE_PRODUCTS,
     PM_PIECE_OUT_NORMED,
     PM_PIECE_OUT_SQUARES,
     PM_PIECE_LOGITS,
@@ -208,6 +222,10 @@ typedef struct pm_activations {
     pm_slice qkv;                     // (max_rows, q_dim + 2 kv_dim)
     pm_slice q, att;                  // (max_rows, q_dim)
     pm_slice ffn;                     // (max_rows, ffn_dim)
+    pm_slice router;                  // (max_rows, n_experts): logits
+    pm_slice routes;                  // pm_routes_bytes
+    pm_slice experts;                 // (max_rows * n_experts_used, expert_ffn_dim)
+    pm_slice products;                // (max_rows * n_experts_used, dim)
     pm_slice out_normed, out_squares; // (max_out, dim)
     pm_slice logits;                  // (max_out, vocab)
     pm_slice scratch;                 // attention's partial results

@@ -91,6 +91,10 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_Q] = &a->q,
         [PM_PIECE_ATT] = &a->att,
         [PM_PIECE_FFN] = &a->ffn,
+        [PM_PIECE_ROUTER] = &a->router,
+        [PM_PIECE_ROUTES] = &a->routes,
+        [PM_PIECE_EXPERTS] = &a->experts,
+        [PM_PIECE_PRODUCTS] = &a->products,
         [PM_PIECE_OUT_NORMED] = &a->out_normed,
         [PM_PIECE_OUT_SQUARES] = &a->out_squares,
         [PM_PIECE_LOGITS] = &a->logits,
@@ -107,7 +111,8 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_ADJUSTED] = &s->adjusted,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
-        PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
+        if (sizes->pieces[i])
+            PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
     return PM_OK;
 }
 

@@ -7,6 +7,8 @@
 
 typedef enum pm_rope_scaling { PM_ROPE_NONE, PM_ROPE_LINEAR, PM_ROPE_YARN } pm_rope_scaling;
 
+enum { PM_MAX_LAYERS = 4096 };
+
 // YaRN: https://arxiv.org/abs/2309.00071; names as in transformers' rope_parameters. 0 means "not given" where 0 is no value.
 typedef struct pm_rope_config {
     double theta;
@@ -38,6 +40,12 @@ typedef struct pm_config {
     uint32_t ffn_dim;    // intermediate_size
     uint32_t vocab_size; // rows of the embedding; may exceed the ids the tokenizer knows
     uint32_t max_ctx;    // max_position_embeddings / context_length; with YaRN at least factor * original_ctx
+    // Mixture of experts: the feed-forward of a row is the weighted sum of n_experts_used of n_experts small ones.
+    uint32_t n_experts; // 0: there are none, as in layers that are dense all the same
+    uint32_t n_experts_used;
+    uint32_t expert_ffn_dim;
+    bool experts_normed;                     // the weights of those used sum to 1; else they are what softmax over all gives
+    uint8_t dense_layers[PM_MAX_LAYERS / 8]; // a bit a layer
     float norm_eps;
     bool tied_head; // the head is the embedding
     bool no_head;   // the file is an embedding model's, without one: there are no logits. tied_head is set too
@@ -56,5 +64,10 @@ typedef struct pm_config {
     float repetition_penalty; // 1: none
     int top_k;
 } pm_config;
+
+// Is the feed-forward of this layer a mixture of experts?
+static inline bool pm_config_has_experts(const pm_config *config, uint32_t layer) {
+    return config->n_experts > 0 && !(config->dense_layers[layer / 8] >> layer % 8 & 1);
+}
 
 #endif

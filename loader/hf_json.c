@@ -47,6 +47,32 @@ static pm_status read_numbers(const char *path, const cJSON *root, pm_config *co
     return pm_json_i32(path, root, "pad_token_id", -1, INT32_MAX, &config->pad);
 }
 
+// Every decoder_sparse_step-th layer has experts, but for those in mlp_only_layers.
+static pm_status read_dense_layers(const char *path, const cJSON *root, pm_config *config) {
+    uint32_t step = 1;
+    PM_TRY(pm_json_u32(path, root, "decoder_sparse_step", PM_MAX_LAYERS, &step));
+    for (uint32_t layer = 0; layer < config->n_layers; layer++)
+        if (step == 0 || (layer + 1) % step)
+            config->dense_layers[layer / 8] |= (uint8_t)(1 << layer % 8);
+    const cJSON *list = pm_json_get(root, "mlp_only_layers"), *number;
+    if (list && !cJSON_IsArray(list))
+        return pm_fail(PM_ERR_FILE, "%s: mlp_only_layers is not a list", path);
+    cJSON_ArrayForEach(number, list) {
+        if (!pm_json_is_integer(number, 0, config->n_layers - 1))
+            return pm_fail(PM_ERR_FILE, "%s: mlp_only_layers holds something that is no layer", path);
+        uint32_t layer = (uint32_t)number->valuedouble;
+        config->dense_layers[layer / 8] |= (uint8_t)(1 << layer % 8);
+    }
+    return PM_OK;
+}
+
+static pm_status read_experts(const char *path, const cJSON *root, pm_config *config) {
+    if (config->n_experts == 0)
+        return PM_OK;
+    PM_TRY(pm_json_bool(path, root, "norm_topk_prob", &config->experts_normed));
+    return read_dense_layers(path, root, config);
+}
+
 static pm_status refuse_flag(const char *path, const cJSON *root, const char *key) {
     bool on = false;
     PM_TRY(pm_json_bool(path, root, key, &on));
@@ -155,6 +181,7 @@ pm_status pm_hf_read_config(const char *path, const cJSON *root, pm_config *conf
     const pm_architecture *architecture;
     PM_TRY(read_architecture(path, root, config, &architecture));
     PM_TRY(read_numbers(path, root, config));
+    PM_TRY(read_experts(path, root, config));
     PM_TRY(refuse_rest(path, root));
     PM_TRY(read_rope(path, root, config));
     if (config->head_dim == 0)

@@ -124,10 +124,11 @@ void pm_repack_tell(const pm_file *file, const char *path);
 
 // What we run. A row says how a name in a file becomes flags.
 typedef struct pm_architecture {
-    const char *name; // config.json's model_type and gguf's general.architecture
+    const char *name; // gguf's general.architecture and, but for underscores, config.json's model_type
     const char *hf;   // config.json's architectures[0]
     bool interleaved; // its gguf files keep the two of a rotary pair in neighbouring rows of q and k, not half a head apart
     bool qk_norm, qkv_bias;
+    bool experts;
     uint32_t head_dim; // where config.json gives none; 0: dim / n_heads
 } pm_architecture;
 // By either name, or the second one's form without a head (Qwen3Model); NULL when we do not run it.

@@ -27,22 +27,34 @@ static const name_pair layer_names[] = {
     {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
     {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
     {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},
+    {"mlp.down_proj", "ffn_down"},       {"mlp.gate", "ffn_gate_inp"},
+};
+// Of an expert, behind "mlp.experts.N."; its number goes behind gguf's name.
+static const name_pair expert_names[] = {
+    {"gate_proj", "ffn_gate"},
+    {"up_proj", "ffn_up"},
+    {"down_proj", "ffn_down"},
+};
+// Stacks of all experts, whole names: what newer transformers hold in memory, and some write.
+static const name_pair stack_names[] = {
+    {"mlp.experts.gate_up_proj", "ffn_gate_up_exps"},
+    {"mlp.experts.down_proj", "ffn_down_exps"},
 };
 #define N_OF(table) (sizeof(table) / sizeof((table)[0]))
 
-// "layers.N.": the rest, and N; NULL when `name` is not of a layer. A number has one spelling, so no two names become one.
-static const char *cut_layer(const char *name, uint32_t *layer) {
-    if (strncmp(name, "layers.", 7) != 0)
+// "WORD.N.": the rest, and N; NULL when `name` does not begin so. A number has one spelling, so no two names become one.
+static const char *cut_number(const char *name, const char *word, uint32_t *number) {
+    size_t length = strlen(word);
+    if (strncmp(name, word, length) != 0)
         return NULL;
-    const char *p = name + 7;
+    const char *p = name + length;
     uint32_t n = 0;
     int digits = 0;
     for (; *p >= '0' && *p <= '9' && digits < 6; p++, digits++)
         n = n * 10 + (uint32_t)(*p - '0');
-    if (digits == 0 || *p != '.' || (digits > 1 && name[7] == '0'))
+    if (digits == 0 || *p != '.' || (digits > 1 && name[length] == '0'))
         return NULL;
-    *layer = n;
+    *number = n;
     return p + 1;
 }
 
@@ -62,17 +74,30 @@ static bool has_prefix(const char *name) {
     return strncmp(name, PREFIX, strlen(PREFIX)) == 0;
 }
 
+static bool translate_layer(const char *rest, uint32_t layer, char *out, size_t size) {
+    const char *ending, *gguf;
+    uint32_t expert;
+    for (size_t i = 0; i < N_OF(stack_names); i++)
+        if (strcmp(rest, stack_names[i].hf) == 0)
+            return snprintf(out, size, "blk.%u.%s.weight", layer, stack_names[i].gguf) < (int)size;
+    const char *of_expert = cut_number(rest, "mlp.experts.", &expert);
+    if (of_expert) {
+        gguf = rename_from(expert_names, N_OF(expert_names), of_expert, &ending);
+        return gguf && snprintf(out, size, "blk.%u.%s.%u%s", layer, gguf, expert, ending) < (int)size;
+    }
+    gguf = rename_from(layer_names, N_OF(layer_names), rest, &ending);
+    return gguf && snprintf(out, size, "blk.%u.%s%s", layer, gguf, ending) < (int)size;
+}
+
 // Writes gguf's spelling; false for a tensor that no model of ours has.
 static bool translate(const char *name, char *out, size_t size) {
     if (has_prefix(name))
         name += strlen(PREFIX);
     const char *ending, *gguf;
     uint32_t layer;
-    const char *rest = cut_layer(name, &layer);
-    if (rest) {
-        gguf = rename_from(layer_names, N_OF(layer_names), rest, &ending);
-        return gguf && snprintf(out, size, "blk.%u.%s%s", layer, gguf, ending) < (int)size;
-    }
+    const char *rest = cut_number(name, "layers.", &layer);
+    if (rest)
+        return translate_layer(rest, layer, out, size);
     gguf = rename_from(model_names, N_OF(model_names), name, &ending);
     return gguf && snprintf(out, size, "%s%s", gguf, ending) < (int)size;
 }
