@@ -65,7 +65,7 @@ static void feed_experts(state *s, const pm_layer *layer, pm_tensor next_gain) {
     pm_op_experts_add(s->cmd, &s->h, ffn, layer->down, next_gain, &routes, act->products);
 }
 
-// logits (n_out, vocab) = head(norm(x)) of the rows that asked
+// logits (n_out, vocab) = head(norm(x)) of the rows that asked; or what the head would read
 static void output(state *s, const pm_model *m, pm_tensor logits) {
     const pm_pass *pass = s->pass;
     pm_hidden out = s->h;
@@ -75,7 +75,10 @@ static void output(state *s, const pm_model *m, pm_tensor logits) {
         out.squares = pm_activation(pass->act->out_squares, pass->n_out, s->c->dim);
         pm_op_gather(s->cmd, &out, &s->h, pass->index);
     }
-    pm_op_norm_linear(s->cmd, logits, &out, m->head, NULL);
+    if (pass->hidden)
+        *pass->hidden = out;
+    else
+        pm_op_norm_linear(s->cmd, logits, &out, m->head, NULL);
 }
 
 void pm_forward(pm_cmd *cmd, const pm_model *m, const pm_pass *pass, pm_tensor *logits) {

@@ -161,6 +161,11 @@ bool pm_model_add_bos(const pm_model *model) {
     return vocab && vocab->add_bos && model->config.bos >= 0;
 }
 
+int32_t pm_model_end_id(const pm_model *model) {
+    const pm_vocab_data *vocab = pm_file_vocab(model->file);
+    return vocab && vocab->add_end ? vocab->end_id : -1;
+}
+
 bool pm_model_is_eos(const pm_model *model, int32_t id) {
     for (int i = 0; i < model->config.n_eos; i++)
         if (model->config.eos[i] == id)

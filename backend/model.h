@@ -110,7 +110,8 @@ typedef struct pm_session_sizes {
     uint64_t kv;             // K of one layer, or V
     uint64_t scratch, cache; // all pieces, aligned; K and V of all layers
     uint64_t upload,
-        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids and likely, then logits
+        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids and likely, then logits,
+                  // then hidden rows
 } pm_session_sizes;
 
 // options may be NULL. PM_ERR_USAGE for what no device will ever have room for.
@@ -157,11 +158,28 @@ bool pm_sampler_adjusts(const pm_sampler *sampler);
 void pm_sampler_fill_seen(const pm_sampler *sampler, const int32_t *ids, size_t n, uint32_t n_valid, uint32_t *seen);
 void pm_sampler_fill_bias(const pm_sampler *sampler, uint32_t n_valid, float *bias);
 
-// ---- session.c, for score.c --------------------------------------------------------------------------------------------------
+// ---- session.c, for score.c, embed.c, rerank.c
+// --------------------------------------------------------------------------------------------------
 
 // Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
 pm_status pm_session_check(const pm_session *session, int seq, const int32_t *ids, size_t n);
 const pm_model *pm_session_model(const pm_session *session);
+
+// What the last norm gives, but for one factor a row: normed * rsqrt(sum of a row's squares / dim + eps).
+typedef struct pm_hidden_rows {
+    const float *normed, *squares; // (n_out, dim) and (n_out, n_squares), both `stride` floats from row to row
+    uint32_t stride, n_squares;
+} pm_hidden_rows;
+uint32_t pm_session_max_rows(const pm_session *session);
+// One pass over at most pm_session_max_rows rows, as pm_session_eval_batch has them, for the hidden rows of n_out of them: `index`
+// in rising order; at most pm_session_max_batch. *hidden is borrowed until the next call.
+pm_status pm_session_eval_hidden(pm_session *session, const pm_batch_row *rows, int n, const uint32_t *index, uint32_t n_out,
+                                 pm_hidden_rows *hidden);
+
+// ---- embed.c, for rerank.c ---------------------------------------------------------------------------------------------------
+
+// out (dim) = row i, with its factor.
+void pm_hidden_row(const pm_model *model, const pm_hidden_rows *hidden, uint32_t i, double *out);
 
 // ---- rope.c ------------------------------------------------------------------------------------------------------------------
 
@@ -222,6 +240,7 @@ typedef struct pm_pass {
     const pm_angles *angles;
     const pm_cache *cache;
     const pm_activations *act;
+    pm_hidden *hidden; // where not NULL: gets what the head would read of the n_out rows, and the head does not run
 } pm_pass;
 
 // Records the transformer; *logits (n_out, vocab) is where its result will be.

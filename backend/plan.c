@@ -69,9 +69,9 @@ static uint32_t choose_batch(const pm_device *dev, const pm_config *c, const pm_
 }
 
 static pm_dtype choose_kv(const pm_session_options *o) {
-    static const pm_dtype types[] = {[PM_KV_F16] = PM_F16, [PM_KV_F32] = PM_F32, [PM_KV_Q8_0] = PM_Q8_0};
+    static const uint32_t bits[] = {[PM_KV_F16] = 16, [PM_KV_F32] = 32, [PM_KV_Q8_0] = 8};
     if (o->kv != PM_KV_DEFAULT)
-        return types[o->kv];
+        return pm_kv_dtype(bits[o->kv]);
     return o->precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
 }
 
@@ -92,7 +92,7 @@ static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const p
         sizes->max_rows = sizes->max_out;
     if (ctx > MOST_CTX)
         return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", ctx, MOST_CTX);
-    if (sizes->kv_dtype == PM_Q8_0 && c->head_dim % 32 != 0)
+    if (c->head_dim % pm_dtype_get(sizes->kv_dtype)->block_elements != 0)
         return pm_fail(PM_ERR_UNSUPPORTED, "a KV cache in Q8_0 wants heads of a multiple of 32 elements; here they have %u",
                        c->head_dim);
     if (sizes->n_seqs > MOST_SEQS)
@@ -168,7 +168,8 @@ pm_status pm_plan_session(const pm_device *dev, const pm_config *c, const pm_ses
     sizes->cache = 2 * sizes->kv * c->n_layers;
     sizes->upload = PM_N_SLOTS * (rounded(p[PM_PIECE_ROWS]) + rounded(p[PM_PIECE_INDEX]) + rounded(p[PM_PIECE_SAMPLING])) +
                     rounded(p[PM_PIECE_PAGES]);
-    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + p[PM_PIECE_LOGITS];
+    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + rounded(p[PM_PIECE_LOGITS]) +
+                      rounded(p[PM_PIECE_OUT_NORMED]) + p[PM_PIECE_OUT_SQUARES];
     return PM_OK;
 }
 

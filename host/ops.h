@@ -75,6 +75,7 @@ typedef struct pm_kv {
     uint32_t max_pages;
     uint32_t n_kv_heads, head_dim;
 } pm_kv;
+pm_dtype pm_kv_dtype(uint32_t bits); // the type of a cache of 8, 16 or 32 bits an element; head_dim must be whole blocks of it
 uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim); // of k, and of v again
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):

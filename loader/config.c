@@ -13,6 +13,12 @@ static const pm_architecture architectures[] = {
 };
 enum { N_ARCHITECTURES = sizeof(architectures) / sizeof(architectures[0]) };
 
+// "XModel" is XForCausalLM without its head: what embedding models are often saved as.
+static bool is_headless(const pm_architecture *a, const char *name) {
+    size_t n = strlen(a->hf) - strlen("ForCausalLM");
+    return strncmp(a->hf, name, n) == 0 && strcmp(name + n, "Model") == 0;
+}
+
 static bool same_but_underscores(const char *a, const char *b) {
     for (;; a++, b++) {
         b += *b == '_';
@@ -23,7 +29,8 @@ static bool same_but_underscores(const char *a, const char *b) {
 
 const pm_architecture *pm_architecture_find(const char *name) {
     for (int i = 0; i < N_ARCHITECTURES; i++)
-        if (same_but_underscores(architectures[i].name, name) || strcmp(architectures[i].hf, name) == 0)
+        if (same_but_underscores(architectures[i].name, name) || strcmp(architectures[i].hf, name) == 0 ||
+            is_headless(&architectures[i], name))
             return &architectures[i];
     return NULL;
 }

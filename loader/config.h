@@ -26,6 +26,9 @@ typedef struct pm_rope_config {
     bool bf16_frequencies;
 } pm_rope_config;
 
+// Which token's hidden state stands for a text, or all of them; gguf's numbers. Files seldom say.
+typedef enum pm_pooling { PM_POOL_UNSAID = 0, PM_POOL_MEAN = 1, PM_POOL_FIRST = 2, PM_POOL_LAST = 3, PM_POOL_RANK = 4 } pm_pooling;
+
 // What the forward pass must know, as dimensions and flags; never a model name.
 typedef struct pm_config {
     const char *architecture; // for messages only: "qwen3"
@@ -45,9 +48,11 @@ typedef struct pm_config {
     uint8_t dense_layers[PM_MAX_LAYERS / 8]; // a bit a layer
     float norm_eps;
     bool tied_head; // the head is the embedding
+    bool no_head;   // the file is an embedding model's, without one: there are no logits. tied_head is set too
     bool qk_norm;   // blk.N.attn_q_norm and attn_k_norm are there
     bool qkv_bias;  // blk.N.attn_q.bias and so on are there
     pm_rope_config rope;
+    pm_pooling pooling; // PM_POOL_RANK: of the last token, and what it is for is ranking
 
     int32_t bos, pad; // -1: none
     int32_t eos[8];   // generation stops on any of them

@@ -111,6 +111,16 @@ static pm_status read_rope(const pm_gguf *gguf, pm_config *config) {
     return pm_gguf_get_u32(gguf, key_of(config, "rope.scaling.original_context_length").text, 1 << 30, &rope->original_ctx);
 }
 
+// How an embedding model makes one vector of many.
+static pm_status read_pooling(const pm_gguf *gguf, pm_config *config) {
+    uint32_t pooling = PM_POOL_UNSAID;
+    PM_TRY(pm_gguf_get_u32(gguf, key_of(config, "pooling_type").text, UINT32_MAX, &pooling));
+    if (pooling > PM_POOL_RANK)
+        return pm_fail(PM_ERR_UNSUPPORTED, "%s: pooling type %u is not supported", gguf->shard->path, pooling);
+    config->pooling = (pm_pooling)pooling;
+    return PM_OK;
+}
+
 static pm_status refuse_number(const pm_gguf *gguf, const pm_config *config, const char *name, uint32_t usual) {
     arch_key key = key_of(config, name);
     uint32_t value = usual;
@@ -197,6 +207,7 @@ static pm_status read_config(pm_file *file, const pm_gguf *gguf) {
     PM_TRY(read_experts(gguf, config));
     PM_TRY(check_widths(gguf, config));
     PM_TRY(read_rope(gguf, config));
+    PM_TRY(read_pooling(gguf, config));
     PM_TRY(read_embedding(file, gguf, config));
     PM_TRY(read_ids(gguf, config));
     return read_sampling(gguf, config);
@@ -272,6 +283,16 @@ static pm_status read_merges(pm_file *file, const pm_gguf *gguf) {
     return PM_OK;
 }
 
+static pm_status read_end(pm_file *file, const pm_gguf *gguf) {
+    bool add_eos = false;
+    int32_t id = -1;
+    PM_TRY(pm_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", &add_eos));
+    PM_TRY(read_id(gguf, "tokenizer.ggml.eos_token_id", &id));
+    file->vocab.add_end = add_eos && id >= 0 && (uint32_t)id < file->vocab.n_tokens;
+    file->vocab.end_id = file->vocab.add_end ? id : 0;
+    return PM_OK;
+}
+
 static pm_status read_vocab(pm_file *file, const pm_gguf *gguf) {
     pm_str model = {0}, pre = PM_STR("default");
     PM_TRY(pm_gguf_get_string(gguf, "tokenizer.ggml.model", &model));
@@ -285,6 +306,7 @@ static pm_status read_vocab(pm_file *file, const pm_gguf *gguf) {
     PM_TRY(pm_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", &file->vocab.add_bos));
     PM_TRY(read_tokens(file, gguf));
     PM_TRY(read_merges(file, gguf));
+    PM_TRY(read_end(file, gguf));
     file->has_vocab = true;
     return PM_OK;
 }

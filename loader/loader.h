@@ -39,6 +39,8 @@ typedef struct pm_vocab_data {
     pm_str regex;                 // pre-tokenizer split pattern as written in tokenizer.json; gguf's "pre" name is translated to it
     bool nfc;                     // normalise with NFC first
     bool add_bos;
+    bool add_end;   // an id goes behind a text that stands alone, as embedding models have it; never behind a prompt
+    int32_t end_id; // that one; below n_tokens
 } pm_vocab_data;
 
 // Opens a folder (config.json beside *.safetensors, single or sharded by index), one .safetensors file with its config.json

@@ -68,6 +68,12 @@ static const char *rename_from(const name_pair *table, size_t n, const char *nam
     return NULL;
 }
 
+static const char PREFIX[] = "model."; // embedding checkpoints leave it out
+
+static bool has_prefix(const char *name) {
+    return strncmp(name, PREFIX, strlen(PREFIX)) == 0;
+}
+
 static bool translate_layer(const char *rest, uint32_t layer, char *out, size_t size) {
     const char *ending, *gguf;
     uint32_t expert;
@@ -85,8 +91,8 @@ static bool translate_layer(const char *rest, uint32_t layer, char *out, size_t 
 
 // Writes gguf's spelling; false for a tensor that no model of ours has.
 static bool translate(const char *name, char *out, size_t size) {
-    if (strncmp(name, "model.", 6) == 0) // embedding checkpoints leave it out
-        name += 6;
+    if (has_prefix(name))
+        name += strlen(PREFIX);
     const char *ending, *gguf;
     uint32_t layer;
     const char *rest = cut_number(name, "layers.", &layer);
@@ -169,6 +175,7 @@ static pm_status read_tensor(pm_file *file, const pm_shard *shard, const cJSON *
     bool ours = kind ? translate_fragment(entry->string, stem, name, sizeof(name)) : translate(entry->string, name, sizeof(name));
     if (!ours)
         return PM_OK;
+    file->bare = file->bare && !has_prefix(entry->string);
     if (file->config.tied_head && strcmp(name, "output.weight") == 0) // stored although it is the embedding
         return PM_OK;
 
@@ -341,6 +348,15 @@ static pm_status open_weights(pm_file *file, const char *given, const char *conf
     return pm_fail(PM_ERR_FILE, "%s: neither model.safetensors nor model.safetensors.index.json is beside it", config);
 }
 
+// A checkpoint of the model alone may say that its head is not the embedding, and have none.
+static void look_for_head(pm_file *file) {
+    bool found = false;
+    for (size_t i = 0; i < file->n_tensors; i++)
+        found = found || strcmp(file->tensors[i].name, "output.weight") == 0;
+    if (file->bare && !found && !file->config.tied_head)
+        file->config.no_head = file->config.tied_head = true;
+}
+
 pm_status pm_safetensors_open(pm_file *file, const char *path) {
     bool is_folder = pm_path_is_dir(path);
     const char *inside = path;
@@ -359,7 +375,9 @@ pm_status pm_safetensors_open(pm_file *file, const char *path) {
     if (!pm_path_exists(config))
         return pm_fail(PM_ERR_FILE, "%s: there is no config.json %s it", path, is_folder ? "in" : "beside");
     PM_TRY(pm_hf_open_config(file, config));
+    file->bare = true;
     PM_TRY(open_weights(file, is_folder ? NULL : path, config));
+    look_for_head(file);
     PM_TRY(pm_hf_open_vocab(file, config));
     return pm_file_finish(file, config);
 }

@@ -40,7 +40,8 @@ def load(folder):
 
 def frequencies(c):
     """Inverse frequencies and the factor on cos and sin; YaRN: arXiv 2309.00071, section 3.2 and 3.4."""
-    d, rope = c['head_dim'], c['rope_parameters']
+    d = c['head_dim']
+    rope = c.get('rope_parameters') or {'rope_type': 'default', 'rope_theta': c['rope_theta']}
     base = rope['rope_theta']
     inv = base ** -(np.arange(0, d, 2) / d)
     if rope['rope_type'] == 'default':
@@ -98,8 +99,8 @@ class Model:
                 out[row] += p[row, e] / total * glu(h[row], *(w(f'mlp.experts.{e}.{m}_proj') for m in ('gate', 'up', 'down')))
         return out
 
-    def logits(self, ids, cache):
-        """Of the last of ids, which follow what the cache holds; it grows."""
+    def hidden(self, ids, cache):
+        """What the last norm gives of ids, which follow what the cache holds; it grows."""
         c, t = self.c, self.t
         heads, kv_heads, d, eps = c['num_attention_heads'], c['num_key_value_heads'], c['head_dim'], c['rms_norm_eps']
         n, past = len(ids), cache[0][0].shape[0] if cache else 0
@@ -126,8 +127,12 @@ class Model:
             h = norm(x, w('post_attention_layernorm'), eps)
             x = x + (self.experts(h, w) if 'num_experts_per_tok' in c
                      else glu(h, w('mlp.gate_proj'), w('mlp.up_proj'), w('mlp.down_proj')))
-        head = t['model.embed_tokens.weight' if c['tie_word_embeddings'] else 'lm_head.weight']
-        return norm(x[-1], t['model.norm.weight'], eps) @ head.T
+        return norm(x, t['model.norm.weight'], eps)
+
+    def logits(self, ids, cache):
+        """Of the last of ids."""
+        head = self.t['model.embed_tokens.weight' if self.c['tie_word_embeddings'] else 'lm_head.weight']
+        return self.hidden(ids, cache)[-1] @ head.T
 
     def greedy(self, ids, n):
         """The first logits, n ids, and the least by which one of them beat the next best."""

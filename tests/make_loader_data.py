@@ -179,6 +179,13 @@ def safetensors(dtype, names=NAMES):
     return struct.pack("<Q", len(text)) + text + bytes(at)
 
 
+def tokenizer_with_end():
+    out = tokenizer(True)
+    out["post_processor"] = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}},
+                                                                      {"SpecialToken": {"id": "<|im_end|>"}}]}
+    return out
+
+
 def quantized(kind):
     """A matrix' parts, for the configs that fuzz/safetensors.c takes by the size of the file: 2 times the kind, modulo 8."""
     names = []
@@ -242,6 +249,7 @@ def seeds():
         ("qwen3.rope.scaling.type", "str", "yarn"), ("qwen3.rope.scaling.factor", "f32", 4.0),
         ("qwen3.rope.scaling.original_context_length", "u32", 16), ("general.alignment", "u32", 64),
         ("general.sampling.temp", "f32", 0.6), ("split.count", "u16", 1)], alignment=64))
+    write("fuzz/seeds/gguf/embedding", gguf("F32", [("qwen3.pooling_type", "u32", 3), ("tokenizer.ggml.add_eos_token", "bool", 1)]))
     write("fuzz/seeds/gguf/experts", gguf(["Q4_0"], [
         ("qwen3moe.expert_count", "u32", EXPERTS), ("qwen3moe.expert_used_count", "u32", 2),
         ("qwen3moe.expert_feed_forward_length", "u32", EXPERT_FFN), ("qwen3moe.expert_gating_func", "u32", 1),
@@ -264,8 +272,11 @@ def seeds():
         "config-awq": (0, dict(config(False), quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm",
                                                                     "zero_point": True, "modules_to_not_convert": None})),
         "tokenizer-pairs": (2, tokenizer(True)), "tokenizer-strings": (2, tokenizer(False)),
+        "tokenizer-end": (2, tokenizer_with_end()),
         "tokenizer-config": (3, {"add_bos_token": False, "chat_template": "{{ x }}"}),
         "tokenizer-config-list": (3, {"chat_template": [{"name": "default", "template": "{{ x }}"}]}),
+        "tokenizer-config-eos": (3, {"add_eos_token": True, "eos_token": {"content": "<|im_end|>"}}),
+        "pooling": (5, {"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}),
         "index": (4, {"metadata": {"total_size": 12}, "weight_map": {"a": "model-00001-of-00002.safetensors",
                                                                      "b": "model-00002-of-00002.safetensors"}}),
     }
