@@ -1,5 +1,6 @@
 // The prompt of `pumice run`: read from the command line, files and pipes, then turned into ids.
 #include "app/run.h"
+#include "app/style.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -142,12 +143,10 @@ void run_prompt_close(run_prompt *prompt) {
 static pm_status encode_chat(const run_options *o, const pm_model *model, run_prompt *prompt) {
     pm_chat_message messages[2] = {{.role = "system", .content = o->system}, {.role = "user", .content = prompt->text}};
     pm_chat_options chat = {.add_generation_prompt = true, .enable_thinking = o->think};
-    pm_chat_format format;
     char *text;
-    PM_TRY(pm_chat_render(pm_model_chat_template(model), o->system ? messages : messages + 1, o->system ? 2 : 1, &chat, &text,
-                          &format));
-    if (format == PM_CHAT_CHATML)
-        pm_log(PM_LOG_WARN, "the model's chat template is a stranger: plain ChatML is used in its place");
+    PM_TRY(
+        pm_chat_render(pm_model_chat_template(model), o->system ? messages : messages + 1, o->system ? 2 : 1, &chat, &text, NULL));
+    app_style_warn(pm_model_chat_template(model));
     pm_status status =
         pm_tokenizer_encode(pm_model_tokenizer(model), text, strlen(text), PM_ENCODE_SPECIAL, &prompt->ids, &prompt->n);
     pm_free(text);

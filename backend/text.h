@@ -78,19 +78,34 @@ typedef struct pm_chat_options {
     int n_tools;
 } pm_chat_options;
 
-// What was rendered: the template of Qwen3 and its kin, or plain ChatML because the template is a stranger.
-typedef enum pm_chat_format { PM_CHAT_NONE, PM_CHAT_QWEN3, PM_CHAT_CHATML } pm_chat_format;
+// How turns are written. QWEN2: QWEN3's without thinking, with a system message of the template's where the conversation has none.
+typedef enum pm_chat_format { PM_CHAT_NONE, PM_CHAT_QWEN3, PM_CHAT_QWEN2, PM_CHAT_CHATML, PM_CHAT_LLAMA3 } pm_chat_format;
 
-// How pm_chat_render will treat this Jinja text; PM_CHAT_NONE: it refuses.
-pm_chat_format pm_chat_recognise(pm_str template_text);
+// Whether the template lets the model think: enable_thinking is obeyed by those that may.
+typedef enum pm_chat_thinking { PM_CHAT_NEVER_THINKS, PM_CHAT_MAY_THINK, PM_CHAT_ALWAYS_THINKS } pm_chat_thinking;
 
-// Renders n >= 1 messages. There is no Jinja here: the Qwen3 family's templates are known by what their text does and are rendered
-// natively, byte for byte; another template with <|im_start|> is taken as plain ChatML without tools, and *format (may be NULL)
-// says so. *text is 0-terminated and the caller's to pm_free. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles:
-// PM_ERR_USAGE (the templates would drop such a message in silence).
+typedef struct pm_chat_style {
+    pm_chat_format format; // PM_CHAT_NONE: pm_chat_render refuses
+    pm_chat_thinking thinking;
+    bool tools;   // there is a place for them
+    bool guessed; // the template is a stranger or does more than we know: its marks suggest the format, and this is what is used
+} pm_chat_style;
+
+// How pm_chat_render will treat this Jinja text.
+pm_chat_style pm_chat_recognise(pm_str template_text);
+
+// Renders n >= 1 messages. There is no Jinja here: templates of Qwen3's family (hybrid, Instruct-2507, Thinking-2507, forced
+// non-thinking), Qwen2.5, plain ChatML (a default system message as SmolLM2's included) and Llama 3 are known by what their text
+// does and are rendered natively, byte for byte; a stranger with <|im_start|> or <|start_header_id|> is taken as plain ChatML or
+// Llama 3 without tools: see pm_chat_style.guessed. *format (may be NULL) is the style's. *text is 0-terminated and the caller's to
+// pm_free. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles: PM_ERR_USAGE (the templates would drop such a message
+// in silence).
 // Text of users is not escaped: "<|im_end|>" in it becomes a control token when the result is encoded with PM_ENCODE_SPECIAL.
 pm_status pm_chat_render(pm_str template_text, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text,
                          pm_chat_format *format);
+
+// Does a rendered prompt end inside a thinking block, so that the model goes on thinking?
+bool pm_chat_is_thinking(pm_str prompt);
 
 PM_API_END
 #endif
