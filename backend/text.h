@@ -107,5 +107,28 @@ pm_status pm_chat_render(pm_str template_text, const pm_chat_message *messages, 
 // Does a rendered prompt end inside a thinking block, so that the model goes on thinking?
 bool pm_chat_is_thinking(pm_str prompt);
 
+// ---- turn -------------------------------------------------------------------------------------------------------------
+
+// The model's turn, sorted while it is written: thinking up to </think>, then content with <tool_call> blocks taken out of it. A
+// block that holds no call stays in the content as it stands; thinking that never ends is thinking. Newlines that surround a part
+// belong to the format and are left out.
+typedef struct pm_turn pm_turn;
+
+// thinking: the prompt opened the block already, see pm_chat_is_thinking. PM_ERR_MEMORY, here and below.
+pm_status pm_turn_open(bool thinking, pm_turn **turn);
+void pm_turn_close(pm_turn **turn);
+
+pm_status pm_turn_add(pm_turn *turn, const char *text, size_t n); // what was written next, in pieces of any size
+pm_status pm_turn_end(pm_turn *turn);                             // no more will come: what was held back is sorted
+
+// What is sure so far; it only grows. Views that live until the next add, end or close.
+pm_str pm_turn_text(const pm_turn *turn); // all of it, as it was written
+pm_str pm_turn_thinking(const pm_turn *turn);
+pm_str pm_turn_content(const pm_turn *turn);
+bool pm_turn_is_thinking(const pm_turn *turn);                             // in the block at present
+const pm_chat_tool_call *pm_turn_calls(const pm_turn *turn, int *n_calls); // arguments: JSON as the model wrote it
+// All as an assistant's message, whose texts are such views; without thinking reasoning_content is NULL.
+pm_chat_message pm_turn_message(const pm_turn *turn);
+
 PM_API_END
 #endif
