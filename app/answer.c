@@ -4,51 +4,42 @@
 #include <stdio.h>
 
 typedef struct writer {
-    const pm_tokenizer *tokenizer; // NULL: ids are written
-    pm_utf8_stream stream;
-    char *text;  // room for what one id can give
-    bool inside; // a line is begun
-    bool gone;   // nobody reads any more
+    bool ids; // are written in place of text
+    app_view view;
 } writer;
 
-static pm_status open_writer(const run_options *o, const pm_model *model, writer *w) {
-    *w = (writer){.tokenizer = o->print_ids ? NULL : pm_model_tokenizer(model)};
-    size_t room = w->tokenizer ? pm_tokenizer_text_max(w->tokenizer) : 16;
-    w->text = pm_malloc(room);
-    return w->text ? PM_OK : pm_fail(PM_ERR_MEMORY, "no memory for the answer's text");
+static writer open_writer(const run_options *o, const pm_model *model, const run_prompt *prompt) {
+    bool plain = prompt->thinks < 0 && o->show < 0; // a text that goes on has no parts
+    return (writer){
+        .ids = o->print_ids || !pm_model_tokenizer(model),
+        .view.how = plain ? APP_SHOW_PLAIN : app_show_choose(o->show),
+    };
 }
 
-static pm_status write_text(writer *w, size_t n) {
-    if (n == 0 || w->gone)
-        return PM_OK;
-    w->inside = w->text[n - 1] != '\n';
-    return app_write(w->text, n, &w->gone);
-}
-
-static pm_status write_id(writer *w, int32_t id) {
-    if (w->tokenizer)
-        return write_text(w, pm_tokenizer_decode_next(w->tokenizer, &w->stream, id, PM_DECODE_SKIP_SPECIAL, w->text));
-    return write_text(w, (size_t)snprintf(w->text, 16, w->inside ? " %d" : "%d", (int)id));
+static pm_status write_id(writer *w, const pm_dialog *dialog, int32_t id, pm_str text) {
+    char number[16];
+    if (!w->ids)
+        return app_view_piece(&w->view, pm_dialog_turn(dialog), text);
+    return app_view_write(&w->view, number, (size_t)snprintf(number, sizeof(number), w->view.inside ? " %d" : "%d", (int)id));
 }
 
 // Finishes the last character and the last line; also after a failure, whose message then has a line of its own.
-static pm_status close_writer(writer *w) {
-    pm_status status = PM_OK;
-    if (w->text && w->tokenizer)
-        status = write_text(w, pm_tokenizer_decode_end(&w->stream, w->text));
-    if (status == PM_OK && w->inside && !w->gone)
-        status = app_write("\n", 1, &w->gone);
-    pm_free(w->text);
-    w->text = NULL;
-    return status;
+static pm_status close_writer(writer *w, pm_dialog *dialog) {
+    pm_str text;
+    pm_status status = pm_dialog_finish(dialog, &text);
+    if (status == PM_OK && !w->ids)
+        status = app_view_piece(&w->view, pm_dialog_turn(dialog), text);
+    pm_status ended = app_view_end(&w->view, w->ids ? NULL : pm_dialog_turn(dialog));
+    return status == PM_OK ? ended : status;
 }
 
 // ---- the loop ---------------------------------------------------------------------------------------------------------
 
 // One id, and what it means. *more: go on.
-static pm_status step(const pm_model *model, pm_session *session, writer *w, run_answer *a, bool *more) {
+static pm_status step(const pm_model *model, pm_dialog *dialog, writer *w, run_answer *a, bool *more) {
+    pm_str text;
     *more = false;
-    pm_status status = pm_session_next(session, &a->last_id);
+    pm_status status = pm_dialog_next(dialog, &a->last_id, &text);
     if (status == PM_ERR_CONTEXT) {
         a->stop = RUN_STOP_CONTEXT;
         return PM_OK;
@@ -57,10 +48,10 @@ static pm_status step(const pm_model *model, pm_session *session, writer *w, run
     a->end_ns = pm_now_ns();
     if (a->n++ == 0)
         a->first_ns = a->end_ns;
-    PM_TRY(write_id(w, a->last_id));
+    PM_TRY(write_id(w, dialog, a->last_id, text));
     if (pm_model_is_eos(model, a->last_id))
         a->stop = RUN_STOP_END;
-    else if (w->gone)
+    else if (w->view.gone)
         a->stop = RUN_STOP_READER;
     else if (app_interrupted())
         a->stop = RUN_STOP_INTERRUPTED;
@@ -69,11 +60,11 @@ static pm_status step(const pm_model *model, pm_session *session, writer *w, run
     return PM_OK;
 }
 
-static pm_status draw(uint32_t most, const pm_model *model, pm_session *session, writer *w, run_answer *a) {
+static pm_status draw(uint32_t most, const pm_model *model, pm_dialog *dialog, writer *w, run_answer *a) {
     bool more = true;
     a->stop = RUN_STOP_N;
     while (more && a->n < most)
-        PM_TRY(step(model, session, w, a, &more));
+        PM_TRY(step(model, dialog, w, a, &more));
     return PM_OK;
 }
 
@@ -94,8 +85,9 @@ static pm_status dump_logits(const char *path, const pm_model *model, pm_session
     return PM_OK;
 }
 
-static pm_status run_all(const run_options *o, const pm_model *model, pm_session *session, const run_prompt *prompt,
-                         const pm_sampler *sampler, writer *w, run_answer *a) {
+static pm_status run_all(const run_options *o, const pm_model *model, pm_session *session, pm_dialog *dialog,
+                         const run_prompt *prompt, const pm_sampler *sampler, writer *w, run_answer *a) {
+    pm_dialog_options how = {.sampler = *sampler, .think_budget = prompt->thinks < 0 ? 0 : o->think_budget};
     a->began_ns = pm_now_ns();
     if (o->dump_logits) {
         pm_status status = dump_logits(o->dump_logits, model, session, prompt);
@@ -106,22 +98,20 @@ static pm_status run_all(const run_options *o, const pm_model *model, pm_session
     }
     if (o->n_tokens == 0)
         return prompt_done(pm_session_eval(session, 0, prompt->ids, prompt->n, NULL), session, a);
-    pm_status status = pm_session_start(session, 0, prompt->ids, prompt->n, sampler);
-    PM_TRY(prompt_done(status, session, a));
-    if (a->stop == RUN_STOP_INTERRUPTED)
-        return pm_session_end(session);
-    PM_TRY(draw(o->n_tokens, model, session, w, a));
-    return pm_session_end(session);
+    PM_TRY(prompt_done(pm_dialog_start_ids(dialog, prompt->ids, prompt->n, &how), session, a));
+    return a->stop == RUN_STOP_INTERRUPTED ? PM_OK : draw(o->n_tokens, model, dialog, w, a);
 }
 
 pm_status run_answer_write(const run_options *o, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer) {
-    writer w;
+    writer w = open_writer(o, model, prompt);
+    pm_dialog *dialog;
     *answer = (run_answer){.last_id = -1};
-    PM_TRY(open_writer(o, model, &w));
+    PM_TRY(pm_dialog_open(session, 0, &dialog));
     app_watch(session);
-    pm_status status = run_all(o, model, session, prompt, sampler, &w, answer);
+    pm_status status = run_all(o, model, session, dialog, prompt, sampler, &w, answer);
     app_watch(NULL);
-    pm_status closed = close_writer(&w);
+    pm_status closed = close_writer(&w, dialog);
+    pm_dialog_close(&dialog);
     return status == PM_OK ? closed : status;
 }

@@ -1,5 +1,6 @@
 // pumice run: one prompt, one answer, streamed to stdout; what it took is told on stderr.
 #include "app/run.h"
+#include "app/style.h"
 
 #include <stdio.h>
 
@@ -30,6 +31,10 @@ static const app_option options[] = {
     {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
      AT(precision)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
+    {.name = "--tools", .value = "FILE", .help = "JSON: a list of functions that it may call", .kind = APP_TEXT, .rare = true,
+     AT(tools)},
+    APP_SHOW_OPTION(run_options, show, true),
+    APP_BUDGET_OPTION(run_options, think_budget, true),
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
      AT(rope_bf16)},
@@ -94,7 +99,7 @@ static pm_status go(state *s) {
     PM_TRY(load(s));
     PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
     PM_TRY(open_session(s));
-    pm_sampler sampler = app_sampling_choose(&s->o->sampling, pm_model_config(s->model));
+    pm_sampler sampler = app_style_sampler(&s->o->sampling, s->model, s->prompt.thinks);
     PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
     run_report(s->model, s->dev, &sampler, &s->answer);
     return s->o->profile ? run_report_profile(s->model, s->session) : PM_OK;
@@ -103,6 +108,7 @@ static pm_status go(state *s) {
 static int run(int argc, char **argv) {
     run_options o = {
         .think = -1,
+        .show = -1,
         .n_tokens = APP_NOT_GIVEN,
         .sampling = APP_SAMPLING_NOT_GIVEN,
     };

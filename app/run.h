@@ -2,15 +2,18 @@
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 
+#include "app/messages.h"
 #include "app/sampling.h"
+#include "app/show.h"
 #include "backend/pumice.h"
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
-    const char *model, *text, *file, *system, *ids, *device, *dump_logits;
+    const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tools;
     int think;     // -1: not given; else as in pm_chat_options
+    int show;      // of app_show, -1: not given
     int precision; // of pm_precision
-    uint32_t n_tokens, ctx;
+    uint32_t n_tokens, ctx, think_budget;
     app_sampling sampling;
     bool raw, print_ids, profile, rope_bf16;
 } run_options;
@@ -23,6 +26,9 @@ typedef struct run_prompt {
     size_t size;
     int32_t *ids;
     size_t n;
+    app_conversation tools; // its options, from --tools
+    cJSON *tools_json;
+    int thinks; // will the model think? -1: this is no conversation
 } run_prompt;
 
 // Reads and checks what can be without the model: a missing file is told before gigabytes are loaded.

@@ -55,11 +55,11 @@ static bool close_to(float a, double b) {
 
 // What the model card of Qwen3 advises: 0.6, 0.95, 20 while thinking, 0.7, 0.8, 20 without. A checkpoint has one set of numbers,
 // for thinking if it can think; a file without any would mean a greedy draw, which is advised against.
-static pm_config advised(const pm_config *config, pm_chat_style style, bool thinks) {
+static pm_config advised(const pm_config *config, pm_chat_style style, int thinks) {
     pm_config c = *config;
     bool none = !c.do_sample && close_to(c.temperature, 1) && close_to(c.top_p, 1);
     bool for_thinking = c.do_sample && close_to(c.temperature, 0.6) && close_to(c.top_p, 0.95);
-    if (style.format != PM_CHAT_QWEN3 || style.guessed || (!none && !(for_thinking && !thinks)))
+    if (thinks < 0 || style.format != PM_CHAT_QWEN3 || style.guessed || (!none && !(for_thinking && !thinks)))
         return c;
     c.do_sample = true;
     c.temperature = thinks ? 0.6f : 0.7f;
@@ -68,11 +68,11 @@ static pm_config advised(const pm_config *config, pm_chat_style style, bool thin
     return c;
 }
 
-pm_sampler app_style_sampler(const app_sampling *given, const pm_model *model, bool thinks) {
+pm_sampler app_style_sampler(const app_sampling *given, const pm_model *model, int thinks) {
     static bool warned;
     pm_config config = advised(pm_model_config(model), pm_chat_recognise(pm_model_chat_template(model)), thinks);
     pm_sampler sampler = app_sampling_choose(given, &config);
-    if (thinks && sampler.temperature == 0 && !warned) {
+    if (thinks > 0 && sampler.temperature == 0 && !warned) {
         pm_log(PM_LOG_WARN, "greedy while thinking tends to repeat itself without end: --temp 0.6 is advised");
         warned = true;
     }

@@ -11,7 +11,8 @@ void app_style_warn(pm_str template_text);
 bool app_style_thinks(pm_str template_text, const pm_chat_message *messages, int n, int enable_thinking);
 
 // The sampler for that: what was given, else what is advised for the mode in force where the checkpoint's own numbers are the
-// thinking ones or none, else those. Warns once of a greedy draw while thinking, which ends in repetitions.
-pm_sampler app_style_sampler(const app_sampling *given, const pm_model *model, bool thinks);
+// thinking ones or none, else those. Warns once of a greedy draw while thinking, which ends in repetitions. thinks -1: this is no
+// conversation.
+pm_sampler app_style_sampler(const app_sampling *given, const pm_model *model, int thinks);
 
 #endif
