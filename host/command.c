@@ -37,6 +37,7 @@ struct pm_cmd {
     int n_dispatches;
     pm_kernel_use *uses; // of a rehearsal
     int n_uses, uses_capacity;
+    bool exact;
     bool profile, timed; // wanted; and done in what is recorded now
     const char *label;
     pm_timing *timings;
@@ -239,6 +240,14 @@ static void put_timing(pm_cmd *cmd, const char *kernel, uint64_t bytes) {
 
 void pm_cmd_profile(pm_cmd *cmd, bool on) {
     cmd->profile = on;
+}
+
+void pm_cmd_exact(pm_cmd *cmd, bool exact) {
+    cmd->exact = exact;
+}
+
+bool pm_cmd_is_exact(const pm_cmd *cmd) {
+    return cmd->exact;
 }
 
 void pm_cmd_label(pm_cmd *cmd, const char *label) {

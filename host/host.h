@@ -129,6 +129,10 @@ pm_device *pm_cmd_device(const pm_cmd *cmd);
 void pm_cmd_begin_dry(pm_cmd *cmd);
 pm_status pm_cmd_prepare(pm_cmd *cmd);
 
+// Operands stay floats in what is recorded from now on: no kernel that multiplies halves is chosen.
+void pm_cmd_exact(pm_cmd *cmd, bool exact);
+bool pm_cmd_is_exact(const pm_cmd *cmd);
+
 void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src); // sizes equal, multiples of 4
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst);
 

@@ -3,6 +3,8 @@
 #include "host/ops.h"
 #include "host/vk.h"
 
+#include <string.h>
+
 typedef struct linear {
     pm_tensor y, x, w;
     const pm_hidden *h; // the norm's factors come from here; NULL: no norm
@@ -15,9 +17,11 @@ typedef struct linear {
 // The kernel for n rows of x, and how it is laid over the matrix.
 typedef struct tiling {
     pm_kernel_id kernel;
-    uint32_t workgroup, lanes, rows; // specialization constants; lanes and rows are matvec's
+    uint32_t workgroup;
+    uint32_t spec[7]; // what follows the epilogue
+    int n_spec;
     uint32_t rows_a_group, cols_a_group;
-    bool exact_cols; // the last columns want a dispatch of their own: the number of columns is a constant of the kernel
+    bool exact_cols; // spec[n_spec] is the number of columns: the last ones want a dispatch of their own
 } tiling;
 
 static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
@@ -26,7 +30,7 @@ static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
         PM_DTYPES(X)
 #undef X
     };
-    return (tiling){kernels[dtype], s.workgroup, s.lanes, s.rows, s.workgroup / s.lanes * s.rows, s.max_cols, true};
+    return (tiling){kernels[dtype], s.workgroup, {s.lanes, s.rows}, 2, s.workgroup / s.lanes * s.rows, s.max_cols, true};
 }
 
 static tiling matmul_tiling(pm_dtype dtype) {
@@ -35,12 +39,27 @@ static tiling matmul_tiling(pm_dtype dtype) {
         PM_DTYPES(X)
 #undef X
     };
-    return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, 0, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
+    return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, {0}, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
 }
 
-static tiling pick_tiling(const pm_caps *caps, pm_dtype dtype, uint32_t n) {
+static tiling coopmat_tiling(pm_dtype dtype, const pm_coopmat_shape *s) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_matmul_cm_##small,
+        PM_DTYPES(X)
+#undef X
+    };
+    return (tiling){kernels[dtype], s->workgroup, {s->subgroup, s->m, s->n, s->k, s->rows, s->cols, s->down}, 7, s->rows,
+                    s->cols,        false};
+}
+
+static tiling pick_tiling(const pm_cmd *cmd, pm_dtype dtype, uint32_t n) {
+    const pm_device *dev = pm_cmd_device(cmd);
+    const pm_caps *caps = &dev->caps;
     if (n <= caps->matvec.max_cols)
         return matvec_tiling(dtype, caps->matvec);
+    tiling coopmat = coopmat_tiling(dtype, &caps->coopmat);
+    if (caps->use_coopmat && !pm_cmd_is_exact(cmd) && pm_kernel_available(dev, coopmat.kernel))
+        return coopmat;
     return caps->use_tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, caps->matvec_batch);
 }
 
@@ -93,8 +112,8 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
     bool add = (op->epilogue & PM_LINEAR_ADD) != 0;
     pm_dispatch d = {
         .kernel = t->kernel,
-        .spec = {t->workgroup, op->epilogue, t->lanes, t->rows, cols},
-        .n_spec = t->exact_cols ? 5 : 2,
+        .spec = {t->workgroup, op->epilogue},
+        .n_spec = 2 + t->n_spec + t->exact_cols,
         .args = &args,
         .args_size = sizeof args,
         .slices = {data, w->scales.buffer ? rows_of(w->scales, w->rows, row, rows) : unread, op->x.data,
@@ -103,13 +122,16 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
         .groups = {groups, (n - n0 + cols - 1) / cols, 1},
         .bytes = data.size + (uint64_t)rows * args.scale_stride * 4 + (uint64_t)(n - n0) * (op->x.cols + rows) * 4,
     };
+    memcpy(d.spec + 2, t->spec, sizeof t->spec);
+    if (t->exact_cols)
+        d.spec[2 + t->n_spec] = cols;
     pm_cmd_dispatch(cmd, &d);
 }
 
 // Returns the number of workgroups along the rows of w: the parts of out_squares.
 static uint32_t record(pm_cmd *cmd, const linear *op) {
     const pm_caps *caps = &pm_cmd_device(cmd)->caps;
-    tiling t = pick_tiling(caps, op->w.dtype, op->n);
+    tiling t = pick_tiling(cmd, op->w.dtype, op->n);
     uint32_t step = rows_a_dispatch(caps, &op->w, t.rows_a_group);
     uint32_t whole = t.exact_cols ? op->n / t.cols_a_group * t.cols_a_group : op->n;
     if (step == 0)

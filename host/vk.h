@@ -80,7 +80,8 @@ VkDescriptorSetLayout pm_kernels_set_layout(const pm_device *dev);
 // The pipeline of a kernel with these specialization constants; made at the first call, owned by the device.
 pm_status pm_kernel_pipeline(pm_device *dev, pm_kernel_id id, const uint32_t *spec, int n_spec, VkPipeline *pipeline);
 
-// A kernel with its specialization constants 0 .. n_spec - 1; constant 0 is the workgroup's size.
+// A kernel with its specialization constants 0 .. n_spec - 1; constant 0 is the workgroup's size. Where the kernel needs
+// cooperative matrices constant 2 is the subgroup's size, and the pipeline is made with whole subgroups of it.
 typedef struct pm_kernel_use {
     pm_kernel_id id;
     uint32_t spec[PM_MAX_SPEC];
