@@ -215,7 +215,10 @@ pm_status pm_turn_open(bool thinking, pm_turn **turn) {
     if (!t)
         return no_memory();
     t->begun_open = thinking;
-    return PM_OK;
+    pm_status status = append(&t->all, "", 0); // there is always a text to point into
+    if (status != PM_OK)
+        pm_turn_close(turn);
+    return status;
 }
 
 void pm_turn_close(pm_turn **turn) {

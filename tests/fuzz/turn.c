@@ -34,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (n != m)
         abort();
     for (int i = 0; i < n; i++)
-        if (strcmp(a[i].name, b[i].name) || strcmp(a[i].arguments, b[i].arguments) || a[i].arguments[0] != '{')
+        if (strcmp(a[i].name, b[i].name) || strcmp(a[i].arguments, b[i].arguments) || a[i].arguments[strspn(a[i].arguments, " \t\r\n")] != '{')
             abort();
     pm_turn_close(&pieces);
     pm_turn_close(&whole);
