@@ -21,9 +21,9 @@ static pm_status copy_to(pm_arena *arena, pm_str text, const char **to) {
     return *to ? PM_OK : pm_fail(PM_ERR_MEMORY, "tool call: no memory");
 }
 
-// Steps over blanks, the characters of `marks` in their order, and blanks again.
+// Steps over blanks, the characters of `marks` in their order, and blanks again. cJSON's blanks are all up to 32.
 static void skip(pm_str *rest, const char *marks) {
-    while (rest->n > 0 && (strchr(" \t\r\n", *rest->p) || (*marks && *rest->p == *marks))) {
+    while (rest->n > 0 && ((unsigned char)*rest->p <= 32 || (*marks && *rest->p == *marks))) {
         marks += *marks && *rest->p == *marks;
         rest->p++;
         rest->n--;
