@@ -15,12 +15,22 @@ static pm_tensor *place_of(pm_model *m, const pm_weight *w) {
     return (pm_tensor *)(owner + w->offset);
 }
 
+static void read_rows(const void *view, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
+    pm_view_read(view, row, n_rows, col, n_cols, out);
+}
+
+// A tensor that is copied as it stands, or one whose rows the loader makes.
+static pm_pack_part part_of(const pm_tensor_view *t) {
+    bool made = t->data == NULL;
+    return (pm_pack_part){made ? (const void *)t : t->data, t->dtype, (uint32_t)t->dims[0], made ? read_rows : NULL};
+}
+
 static pm_status load(loading *l, const pm_weight *w) {
     pm_pack_part parts[PM_MAX_PARTS];
     const pm_tensor_view *first = w->parts[0];
     pm_tensor *out = place_of(l->model, w);
     for (int i = 0; i < w->n_parts; i++)
-        parts[i] = (pm_pack_part){w->parts[i]->data, w->parts[i]->dtype, (uint32_t)w->parts[i]->dims[0]};
+        parts[i] = part_of(w->parts[i]);
     PM_TRY(first->n_dims == 1 ? pm_pack_vector(l->packer, parts, w->n_parts, out)
                               : pm_pack_matrix(l->packer, parts, w->n_parts, (uint32_t)first->dims[1], w->order, out));
     out->row0 = w->row0;

@@ -272,7 +272,7 @@ static pm_status find_longest(const planning *p, uint64_t weight_bytes, uint32_t
 // Of the types narrower than what the file has the largest with which it fits.
 static pm_status find_narrower(const planning *p, pm_plan *plan) {
     planning q = *p;
-    for (q.as = 0; q.as < PM_DTYPE_COUNT; q.as++) {
+    for (q.as = 0; q.as < PM_GGUF_DTYPE_COUNT; q.as++) {
         uint64_t bytes;
         pm_status status = rehearse_weights(&q, &bytes);
         if (status == PM_OK && (bytes <= plan->narrower_bytes || bytes >= plan->weight_bytes))

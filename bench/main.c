@@ -81,9 +81,9 @@ static pm_status read_options(bench_options *o) {
 // ---- what is measured -------------------------------------------------------------------------------------------------
 
 // The type that most bytes have names a mixed file, as its maker does.
-static void describe(const char *architecture, const uint64_t bytes_of[PM_DTYPE_COUNT], bench_subject *s) {
+static void describe(const char *architecture, const uint64_t bytes_of[PM_ALL_DTYPE_COUNT], bench_subject *s) {
     int most = 0;
-    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++)
         most = bytes_of[i] > bytes_of[most] ? i : most;
     bool small = s->n_params < 100000000;
     snprintf(s->type, sizeof(s->type), "%.32s %.2g%s %s", architecture, (double)s->n_params / (small ? 1e6 : 1e9),
@@ -95,9 +95,9 @@ static pm_status look_into(const char *path, bench_subject *s) {
     PM_TRY(pm_file_open(path, &file));
     size_t n;
     const pm_tensor_view *t = pm_file_tensors(file, &n);
-    uint64_t bytes_of[PM_DTYPE_COUNT] = {0};
+    uint64_t bytes_of[PM_ALL_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < n; i++) {
-        bytes_of[t[i].dtype] += t[i].size;
+        bytes_of[t[i].stored] += t[i].size;
         s->size += t[i].size;
         s->n_params += t[i].dims[0] * t[i].dims[1] * t[i].dims[2] * t[i].dims[3];
     }

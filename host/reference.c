@@ -96,6 +96,22 @@ static float mxfp4_value(const uint8_t *block, uint32_t i) {
     return (float)ldexp(quant < 8 ? values[quant] : -values[quant - 8], block[0] - 127);
 }
 
+// A sign, four bits of exponent, three of mantissa.
+static float e4m3_value(uint8_t code) {
+    int exponent = code >> 3 & 15, mantissa = code & 7;
+    double size = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+    if ((code & 127) == 127)
+        size = NAN;
+    return (float)(code < 128 ? size : -size);
+}
+
+static float iq2_value(const uint8_t *block, uint32_t i) {
+    static const float values[4] = {8, 25, 43, 60};
+    float scale = half_at(block + 104) / 8 * (float)(2 * field(block, 96 + i / 32, i / 16 % 2 * 4, 4) + 1);
+    float size = scale * values[pair_of_256(block, i)];
+    return bit_of_256(block + 64, i) ? -size : size;
+}
+
 // Value i of a block; loader/dequant.c says what a block of each type is.
 static float decode_one(pm_dtype dtype, const uint8_t *b, uint32_t i) {
     switch (dtype) {
@@ -132,10 +148,15 @@ static float decode_one(pm_dtype dtype, const uint8_t *b, uint32_t i) {
         return iq4_xs_value(b, i);
     case PM_MXFP4:
         return mxfp4_value(b, i);
-    case PM_DTYPE_COUNT:
-        break;
+    case PM_FP8:
+        return f32_at(b) * e4m3_value(b[4 + i]);
+    case PM_AWQ:
+        return half_at(b) * (float)(nibble(b + 4, i) - b[2]);
+    case PM_IQ2:
+        return iq2_value(b, i);
+    default:
+        return 0;
     }
-    return 0;
 }
 
 void pm_ref_decode(pm_dtype dtype, const void *blocks, uint64_t n, float *values) {

@@ -191,7 +191,8 @@ static inline check_block check_block_of(pm_dtype dtype) {
     static const check_block blocks[PM_DTYPE_COUNT] = {
         [PM_Q8_0] = {0, 0, 127, 0},   [PM_Q4_0] = {0, 0, 8, 0},      [PM_Q4_1] = {0, 2, 15, 1},    [PM_Q5_0] = {0, 0, 16, 0},
         [PM_Q5_1] = {0, 2, 31, 1},    [PM_Q2_K] = {80, 82, 45, 15},  [PM_Q3_K] = {108, 0, 128, 0}, [PM_Q4_K] = {0, 2, 945, 63},
-        [PM_Q5_K] = {0, 2, 1953, 63}, [PM_Q6_K] = {208, 0, 4096, 0}, [PM_IQ4_NL] = {0, 0, 127, 0}, [PM_IQ4_XS] = {0, 0, 4064, 0},
+        [PM_AWQ] = {0, 0, 15, 0},     [PM_IQ2] = {104, 0, 120, 0},   [PM_Q5_K] = {0, 2, 1953, 63}, [PM_Q6_K] = {208, 0, 4096, 0},
+        [PM_IQ4_NL] = {0, 0, 127, 0}, [PM_IQ4_XS] = {0, 0, 4064, 0},
     };
     return blocks[dtype];
 }
@@ -210,6 +211,15 @@ static inline void check_random_block(pm_dtype dtype, float scale, uint8_t *bloc
     }
     for (uint32_t i = 0; i < pm_dtype_get(dtype)->block_bytes; i++)
         block[i] = (uint8_t)check_random();
+    if (dtype == PM_FP8) {
+        f = check_below(16) ? f / 128 : 0;
+        memcpy(block, &f, sizeof(f));
+        for (uint32_t i = 4; i < 36; i++)
+            block[i] -= (block[i] & 127) == 127; // which is no number
+        return;
+    }
+    if (dtype == PM_AWQ)
+        check_put_u16(block + 2, (uint16_t)check_below(16));
     if (dtype == PM_MXFP4) // its quants reach 6
         block[0] = (uint8_t)(127 - 2 + ilogbf(scale) - (int)check_below(3));
     else
@@ -226,8 +236,12 @@ static inline check_matrix check_weights(pm_dtype dtype, uint32_t rows, uint32_t
     uint64_t values = (uint64_t)rows * cols, bytes = check_matrix_bytes(dtype, values);
     check_matrix m = {dtype, rows, cols, (uint8_t *)check_alloc(bytes + 1, 1) + 1,
                       check_alloc(values, sizeof(float))}; // odd address
-    for (uint64_t at = 0; at < bytes; at += pm_dtype_get(dtype)->block_bytes)
-        check_random_block(dtype, scale, m.blocks + at);
+    uint32_t block_bytes = pm_dtype_get(dtype)->block_bytes, row_blocks = cols / pm_dtype_get(dtype)->block_elements;
+    for (uint64_t i = 0; i < bytes / block_bytes; i++) {
+        check_random_block(dtype, scale, m.blocks + i * block_bytes);
+        if ((dtype == PM_FP8 || dtype == PM_AWQ) && i % row_blocks % 4 > 0) // four blocks have one scale
+            memcpy(m.blocks + i * block_bytes, m.blocks + (i - 1) * block_bytes, 4);
+    }
     pm_ref_decode(dtype, m.blocks, values, m.values);
     return m;
 }

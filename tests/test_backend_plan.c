@@ -126,7 +126,7 @@ static const char *write_typed(pm_dtype dtype, pm_dtype other) {
 
 static void planned_is_used_in_every_type(void **state) {
     (void)state;
-    for (int i = 0; i < PM_DTYPE_COUNT; i++) {
+    for (int i = 0; i < PM_GGUF_DTYPE_COUNT; i++) {
         const char *path = write_typed((pm_dtype)i, (pm_dtype)i);
         pm_session_options options = {.ctx = 64};
         pm_model *model = model_at(path, false);
@@ -137,8 +137,8 @@ static void planned_is_used_in_every_type(void **state) {
 
 static void planned_is_used_where_types_are_mixed(void **state) {
     (void)state;
-    for (int i = 0; i < PM_DTYPE_COUNT; i++) {
-        const char *path = write_typed((pm_dtype)i, (pm_dtype)((i + 1) % PM_DTYPE_COUNT));
+    for (int i = 0; i < PM_GGUF_DTYPE_COUNT; i++) {
+        const char *path = write_typed((pm_dtype)i, (pm_dtype)((i + 1) % PM_GGUF_DTYPE_COUNT));
         pm_session_options options = {.ctx = 64};
         pm_model *model = model_at(path, false);
         compare_session(path, model, options);
@@ -203,7 +203,7 @@ static void the_longest_context_fits_and_no_longer_one(void **state) {
 static void a_narrower_type_is_told(void **state) {
     (void)state;
     pm_session_options options = {.ctx = 64};
-    for (int i = 0; i < PM_DTYPE_COUNT; i++) {
+    for (int i = 0; i < PM_GGUF_DTYPE_COUNT; i++) {
         if (i == PM_F32)
             continue;
         limit_memory(UINT64_C(1) << 40);
