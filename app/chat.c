@@ -12,8 +12,7 @@
 
 #define AT(field) .offset = offsetof(chat_options, field)
 static const char *const off_on[] = {"off", "on", NULL}; // as pm_chat_options counts
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
-enum { MAX_CTX = 1 << 24, USUAL_CTX = 16384, LEAST_CTX = 2048 };
+enum { USUAL_CTX = 16384, LEAST_CTX = 2048 };
 
 // clang-format off
 static const app_option options[] = {
@@ -27,11 +26,8 @@ static const app_option options[] = {
     {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens an answer", .kind = APP_U32, .least = 1,
      .most = APP_NOT_GIVEN - 1, AT(n_tokens)},
     APP_SAMPLING_OPTIONS(chat_options, sampling),
-    {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens of conversation (*)", .kind = APP_U32,
-     .least = 1, .most = MAX_CTX, AT(ctx)},
+    APP_CONTEXT_OPTIONS(chat_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
 };
 // clang-format on
 
@@ -40,6 +36,7 @@ static const app_option options[] = {
 static pm_status open_model(chat *c) {
     run_progress progress = {0};
     pm_model_options model_options = {.progress = run_progress_show, .user = &progress};
+    PM_TRY(app_context_rope(&c->o.context, &model_options.rope));
     PM_TRY(pm_device_open(c->o.device, &c->dev));
     pm_status status = pm_model_open(c->dev, c->o.model, &model_options, &c->model);
     run_progress_clear(&progress);
@@ -55,19 +52,16 @@ static pm_status open_model(chat *c) {
 
 // Where nothing was asked for: as much as usual and as the model was made for, and half of it as often as the device has no room.
 static pm_status open_session(chat *c) {
-    uint32_t most = pm_model_config(c->model)->max_ctx;
-    pm_session_options wanted = {.precision = (pm_precision)c->o.precision, .ctx = c->o.ctx ? c->o.ctx : USUAL_CTX};
-    if (!c->o.ctx && most > 0 && most < wanted.ctx)
-        wanted.ctx = most;
-    if (most > 0 && c->o.ctx > most)
-        pm_log(PM_LOG_WARN, "a context of %" PRIu32 ", and the model was made for %" PRIu32 ": far positions may make no sense",
-               c->o.ctx, most);
+    const app_context *given = &c->o.context;
+    pm_session_options wanted = {.ctx = 0};
+    PM_TRY(app_context_choose(given, pm_model_config(c->model), 0, USUAL_CTX, &wanted));
     pm_status status = pm_session_open(c->model, &wanted, &c->session);
-    while (status == PM_ERR_DEVICE_MEMORY && !c->o.ctx && wanted.ctx > LEAST_CTX) {
+    while (status == PM_ERR_DEVICE_MEMORY && !given->ctx && wanted.ctx > LEAST_CTX) {
         wanted.ctx /= 2;
         status = pm_session_open(c->model, &wanted, &c->session);
     }
-    return status;
+    PM_TRY(status);
+    return app_context_scale(given, c->model, c->session, 0, wanted.ctx); // all of it may be needed
 }
 
 pm_status chat_read_tools(chat *c, const char *path) {

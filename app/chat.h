@@ -2,6 +2,7 @@
 #ifndef PM_APP_CHAT_H
 #define PM_APP_CHAT_H
 
+#include "app/context.h"
 #include "app/line.h"
 #include "app/sampling.h"
 #include "app/show.h"
@@ -11,8 +12,8 @@ typedef struct chat_options {
     const char *model, *system, *tools, *device;
     int think; // -1: not given; else as in pm_chat_options
     int show;  // of app_show, -1: not given
-    int precision;
-    uint32_t n_tokens, ctx, think_budget;
+    uint32_t n_tokens, think_budget;
+    app_context context;
     app_sampling sampling;
 } chat_options;
 

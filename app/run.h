@@ -3,6 +3,7 @@
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 
+#include "app/context.h"
 #include "app/messages.h"
 #include "app/sampling.h"
 #include "app/show.h"
@@ -11,10 +12,10 @@
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
     const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tools;
-    int think;     // -1: not given; else as in pm_chat_options
-    int show;      // of app_show, -1: not given
-    int precision; // of pm_precision
-    uint32_t n_tokens, ctx, think_budget;
+    int think; // -1: not given; else as in pm_chat_options
+    int show;  // of app_show, -1: not given
+    uint32_t n_tokens, think_budget;
+    app_context context;
     app_sampling sampling;
     bool raw, print_ids, profile, rope_bf16;
 } run_options;

@@ -91,6 +91,8 @@ static pm_status open_model(pm_model *m, const char *path, const pm_model_option
     PM_TRY(pm_file_open(path, &m->file));
     m->config = *pm_file_config(m->file);
     m->config.rope.bf16_frequencies |= options && options->bf16_frequencies;
+    if (options && options->rope.given)
+        PM_TRY(pm_rope_choose(path, &options->rope, &m->config));
     m->layers = pm_calloc(m->config.n_layers, sizeof *m->layers);
     if (!m->layers)
         return pm_fail(PM_ERR_MEMORY, "no memory for %u layers", m->config.n_layers);
@@ -136,6 +138,13 @@ pm_str pm_model_chat_template(const pm_model *model) {
 
 uint64_t pm_model_weight_bytes(const pm_model *model) {
     return pm_slabs_bytes(model->slabs);
+}
+
+double pm_model_rope_factor(const pm_model *model, uint64_t n_positions) {
+    uint64_t trained = pm_rope_trained_ctx(&model->config);
+    if (trained == 0 || n_positions <= trained)
+        return 1;
+    return n_positions <= 2 * trained ? 2 : 4;
 }
 
 bool pm_model_add_bos(const pm_model *model) {

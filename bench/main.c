@@ -11,9 +11,7 @@
 // ---- options ----------------------------------------------------------------------------------------------------------
 
 #define AT(field) .offset = offsetof(bench_options, field)
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
 static const char *const outputs[] = {[BENCH_MD] = "md", [BENCH_JSON] = "json", NULL};
-enum { MAX_CTX = 1 << 24 };
 
 // clang-format off
 static const app_option options[] = {
@@ -32,9 +30,8 @@ static const app_option options[] = {
      AT(peer_device)},
     {.name = "--device", .letter = "-dev", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
     {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens; else as many as are needed", .kind = APP_U32,
-     .least = 1, .most = MAX_CTX, AT(ctx)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
+     .least = 1, .most = APP_MAX_CTX, AT(context.ctx)},
+    APP_CACHE_OPTIONS(bench_options, context),
 };
 // clang-format on
 
@@ -44,8 +41,8 @@ static pm_status parse_list(const char *option, const char *text, bench_list *li
     for (list->n = 0; list->n < BENCH_MAX_LIST; p++) {
         char *end = NULL;
         unsigned long long value = *p >= '0' && *p <= '9' ? strtoull(p, &end, 10) : 0;
-        if (!end || (*end && *end != ',') || value > MAX_CTX)
-            return pm_fail(PM_ERR_USAGE, "%s %s: wanted whole numbers up to %d with commas between", option, text, MAX_CTX);
+        if (!end || (*end && *end != ',') || value > APP_MAX_CTX)
+            return pm_fail(PM_ERR_USAGE, "%s %s: wanted whole numbers up to %d with commas between", option, text, APP_MAX_CTX);
         list->values[list->n++] = (uint32_t)value;
         p = end;
         if (!*p)

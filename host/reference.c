@@ -245,9 +245,10 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
 
 // ---- rope_store -------------------------------------------------------------------------------------------------------
 
-// One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half).
-static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, const float *gain, const float *angles, double *out,
-                            double *size) {
+// One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half). Kernels
+// make cos and sin of sums of products that are as large as the pair is long, however small cos or sin may be.
+static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, const float *gain, const double *angles,
+                            double *out, double *size) {
     uint32_t dim = a->head_dim, half = dim / 2, step = a->interleaved ? 2 : 1, gap = a->interleaved ? 1 : half;
     double squares = 0;
     for (uint32_t i = 0; i < dim; i++)
@@ -256,18 +257,18 @@ static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, 
     for (uint32_t j = 0; j < half; j++) {
         double lo = head[j * step] * factor * (gain ? gain[j] : 1);
         double hi = head[j * step + gap] * factor * (gain ? gain[j + half] : 1);
-        double c = angles[2 * j], s = angles[2 * j + 1];
+        double c = angles[2 * j], s = angles[2 * j + 1], terms = (fabs(lo) + fabs(hi)) * hypot(c, s);
         out[j] = lo * c - hi * s;
         out[j + half] = hi * c + lo * s;
-        put(size, j, fabs(lo * c) + fabs(hi * s));
-        put(size, j + half, fabs(hi * c) + fabs(lo * s));
+        put(size, j, terms);
+        put(size, j + half, terms);
     }
 }
 
 void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *size) {
     uint32_t heads = a->n_heads + 2 * a->n_kv_heads, dim = a->head_dim;
     for (uint32_t r = 0; r < a->n; r++) {
-        const float *angles = a->angles + (size_t)a->rows[r].pos * dim;
+        const double *angles = a->angles + ((size_t)a->rows[r].rope * a->n_positions + a->rows[r].pos) * dim;
         for (uint32_t h = 0; h < heads; h++) {
             size_t at = ((size_t)r * heads + h) * dim;
             if (h < a->n_heads + a->n_kv_heads) {
@@ -281,6 +282,18 @@ void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *siz
             }
         }
     }
+}
+
+double pm_ref_kv_q8_0(const double *values, double *held) {
+    double most = 0;
+    for (int i = 0; i < 32; i++)
+        most = fmax(most, fabs(values[i]));
+    double half = fmin(most * 256 / 127, 65504), scale = pm_f16_to_f32(pm_f32_to_f16((float)half)) / 256.0;
+    if (half < 0x1p-14)
+        scale = 0;
+    for (int i = 0; i < 32; i++)
+        held[i] = scale > 0 ? scale * fmin(fmax(round(values[i] / scale), -127), 127) : 0;
+    return scale;
 }
 
 // ---- attend -----------------------------------------------------------------------------------------------------------
