@@ -21,6 +21,7 @@ typedef enum app_kind {
     APP_U64,   // uint64_t within [least, most]
     APP_FLOAT, // float within [least, most]
     APP_WORD,  // int: which of `words` it is
+    APP_READ,  // what `read` makes of the text
 } app_kind;
 
 // An option or operand of a command, and where its value goes in the command's struct of values, which holds the defaults before.
@@ -33,6 +34,8 @@ typedef struct app_option {
     size_t offset;
     double least, most;
     const char *const *words; // ended by NULL
+    // Stores into the struct's value; called for each time the option is given.
+    pm_status (*read)(const struct app_option *option, const char *text, void *value);
     bool required;
     bool rare; // told by --help-all only: --help is one screen
 } app_option;

@@ -25,7 +25,7 @@ static const app_option options[] = {
     {.name = "--tools", .value = "FILE", .help = "JSON: a list of functions that it may call", .kind = APP_TEXT, AT(tools)},
     {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens an answer", .kind = APP_U32, .least = 1,
      .most = APP_NOT_GIVEN - 1, AT(n_tokens)},
-    APP_SAMPLING_OPTIONS(chat_options, sampling),
+    APP_SAMPLING_OPTIONS(chat_options, sampling, stops),
     APP_CONTEXT_OPTIONS(chat_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
 };
@@ -116,7 +116,10 @@ pm_status chat_check(const chat *c) {
 static pm_status start(chat *c) {
     pm_chat_options prompt = prompt_options(c);
     bool thinks = app_style_thinks(pm_model_chat_template(c->model), c->talk.messages, c->talk.n, c->o.think);
-    pm_dialog_options how = {.sampler = app_style_sampler(&c->o.sampling, c->model, thinks), .think_budget = c->o.think_budget};
+    pm_dialog_options how = {.sampler = app_style_sampler(&c->o.sampling, c->model, thinks),
+                             .think_budget = c->o.think_budget,
+                             .stops = c->o.stops.strings,
+                             .n_stops = (int)c->o.stops.n};
     chat_stats *s = &c->stats;
     *s = (chat_stats){.began_ns = pm_now_ns(), .seed = how.sampler.temperature > 0 ? how.sampler.seed : 0, .stop = "-n reached"};
     pm_status status = pm_dialog_start(c->dialog, c->talk.messages, c->talk.n, &prompt, &how);
@@ -142,7 +145,9 @@ static pm_status step(chat *c, app_view *view, bool *more) {
     if (s->n++ == 0)
         s->first_ns = s->end_ns;
     PM_TRY(app_view_piece(view, pm_dialog_turn(c->dialog), text));
-    if (pm_model_is_eos(c->model, id))
+    if (pm_dialog_is_stopped(c->dialog))
+        s->stop = "--stop";
+    else if (pm_model_is_eos(c->model, id))
         s->stop = "end of turn";
     else if (app_interrupted())
         s->stop = "interrupted";

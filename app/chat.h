@@ -15,6 +15,7 @@ typedef struct chat_options {
     uint32_t n_tokens, think_budget;
     app_context context;
     app_sampling sampling;
+    app_stops stops;
 } chat_options;
 
 // Of the last answer.

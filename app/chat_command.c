@@ -10,7 +10,7 @@
 #define AT(field) .offset = offsetof(chat_options, field)
 // clang-format off
 static const app_option settable[] = {
-    APP_SAMPLING_OPTIONS(chat_options, sampling),
+    APP_SAMPLING_OPTIONS(chat_options, sampling, stops),
     {.name = "--tokens", .value = "N", .help = "at most N tokens an answer", .kind = APP_U32, .most = APP_NOT_GIVEN, AT(n_tokens)},
     APP_BUDGET_OPTION(chat_options, think_budget, false),
     APP_SHOW_OPTION(chat_options, show, false),

@@ -184,6 +184,8 @@ static void print_sampling(const pm_config *c) {
     printf("sampling       temperature %g, top-k %d, top-p %g", c->temperature, c->top_k, c->top_p);
     if (c->min_p > 0)
         printf(", min-p %g", c->min_p);
+    if (c->repetition_penalty != 1)
+        printf(", repetition penalty %g", c->repetition_penalty);
     printf("\n");
 }
 
@@ -365,6 +367,7 @@ static void put_sampling(app_json *j, cJSON *o, const pm_config *c) {
     app_json_number(j, sampling, "top_k", c->top_k > 0 ? (uint64_t)c->top_k : 0);
     app_json_float(j, sampling, "top_p", c->top_p);
     app_json_float(j, sampling, "min_p", c->min_p);
+    app_json_float(j, sampling, "repetition_penalty", c->repetition_penalty);
 }
 
 static void put_sum(app_json *j, cJSON *o, const sum *s) {

@@ -119,6 +119,8 @@ static pm_status store(const app_option *o, const char *text, uint8_t *values) {
         return store_float(o, text, to);
     case APP_WORD:
         return store_word(o, text, to);
+    case APP_READ:
+        return o->read(o, text, to);
     default:
         return store_whole(o, text, to);
     }

@@ -22,7 +22,7 @@ static const app_option options[] = {
     {.name = "--ids", .value = "5,17,9|FILE", .help = "token ids in place of text", .kind = APP_TEXT, AT(ids)},
     {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens; 0: run the prompt only", .kind = APP_U32,
      .most = APP_NOT_GIVEN - 1, AT(n_tokens)},
-    APP_SAMPLING_OPTIONS(run_options, sampling),
+    APP_SAMPLING_OPTIONS(run_options, sampling, stops),
     APP_CONTEXT_OPTIONS(run_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
@@ -31,6 +31,8 @@ static const app_option options[] = {
     APP_SHOW_OPTION(run_options, show, true),
     APP_BUDGET_OPTION(run_options, think_budget, true),
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
+    {.name = "--logprobs", .value = "K", .help = "JSON lines: each token's ln p, and the K likeliest", .kind = APP_U32,
+     .most = PM_TOP_LOGPROBS_MAX, .rare = true, AT(logprobs)},
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
      AT(rope_bf16)},
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
@@ -86,6 +88,8 @@ static pm_status go(state *s) {
     PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
     PM_TRY(open_session(s));
     pm_sampler sampler = app_style_sampler(&s->o->sampling, s->model, s->prompt.thinks);
+    sampler.logprobs = s->o->logprobs != APP_NOT_GIVEN;
+    sampler.top_logprobs = sampler.logprobs ? s->o->logprobs : 0;
     PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
     run_report(s->model, s->dev, &sampler, &s->answer);
     return s->o->profile ? run_report_profile(s->model, s->session) : PM_OK;
@@ -96,6 +100,7 @@ static int run(int argc, char **argv) {
         .think = -1,
         .show = -1,
         .n_tokens = APP_NOT_GIVEN,
+        .logprobs = APP_NOT_GIVEN,
         .sampling = APP_SAMPLING_NOT_GIVEN,
     };
     int exit_code;

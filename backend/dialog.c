@@ -21,6 +21,9 @@ struct pm_dialog {
     pm_turn *turn;
     pm_utf8_stream stream;
     char *piece; // text that one id completes
+    pm_stops *stops;
+    char *sure; // what of it and of what was held back can be no stop string
+    bool stopped;
 
     pm_sampler sampler;
     uint32_t budget, n; // ids of thinking that may be drawn; ids given since start
@@ -53,7 +56,8 @@ static pm_status encode_early_stop(pm_dialog *d) {
 static pm_status open_dialog(pm_dialog *d) {
     d->held = pm_malloc((pm_session_ctx(d->session) + (size_t)1) * sizeof(*d->held));
     d->piece = pm_malloc(d->tokenizer ? pm_tokenizer_text_max(d->tokenizer) : 1);
-    if (!d->held || !d->piece)
+    d->sure = pm_malloc((d->tokenizer ? pm_tokenizer_text_max(d->tokenizer) : 1) + PM_STOP_MAX);
+    if (!d->held || !d->piece || !d->sure)
         return no_memory();
     return d->tokenizer ? encode_early_stop(d) : PM_OK;
 }
@@ -77,8 +81,10 @@ void pm_dialog_close(pm_dialog **dialog) {
     if (!d)
         return;
     pm_turn_close(&d->turn);
+    pm_stops_close(&d->stops);
     pm_free(d->held);
     pm_free(d->piece);
+    pm_free(d->sure);
     pm_free(d->early);
     pm_free(d);
     *dialog = NULL;
@@ -118,12 +124,27 @@ static pm_status ends_thinking(const pm_dialog *d, const int32_t *ids, size_t n,
     return PM_OK;
 }
 
-static pm_status begin_turn(pm_dialog *d, const int32_t *ids, size_t n) {
+static pm_status begin_turn(pm_dialog *d, const int32_t *ids, size_t n, const pm_dialog_options *options) {
     bool thinking;
     pm_turn_close(&d->turn);
+    pm_stops_close(&d->stops);
+    d->stopped = false;
+    if (options->n_stops > 0 && !d->tokenizer)
+        return pm_fail(PM_ERR_USAGE, "stop strings are about text, and the model comes without a tokenizer");
+    if (options->n_stops > 0)
+        PM_TRY(pm_stops_open(options->stops, options->n_stops, &d->stops));
     d->stream = (pm_utf8_stream){.n = 0};
     PM_TRY(ends_thinking(d, ids, n, &thinking));
     return pm_turn_open(thinking, &d->turn);
+}
+
+// Starts behind the first n_before held ids, which penalties see: those from n_prompt on as drawn.
+static pm_status draw_behind(pm_dialog *d, size_t n_before, size_t n_prompt, const int32_t *ids, size_t n) {
+    pm_sampler sampler = d->sampler;
+    sampler.history = d->held;
+    sampler.n_history = n_before;
+    sampler.n_history_drawn = n_before - n_prompt;
+    return pm_session_start(d->session, d->seq, ids, n, &sampler);
 }
 
 pm_status pm_dialog_start_ids(pm_dialog *d, const int32_t *ids, size_t n, const pm_dialog_options *options) {
@@ -133,7 +154,7 @@ pm_status pm_dialog_start_ids(pm_dialog *d, const int32_t *ids, size_t n, const 
         return pm_fail(PM_ERR_USAGE, "an empty prompt");
     if (n > ctx)
         return pm_fail(PM_ERR_CONTEXT, "the conversation has %zu tokens, the context has room for %u", n, ctx);
-    PM_TRY(begin_turn(d, ids, n));
+    PM_TRY(begin_turn(d, ids, n, options));
     d->sampler = options->sampler;
     d->budget = options->think_budget;
     d->n = 0;
@@ -141,7 +162,7 @@ pm_status pm_dialog_start_ids(pm_dialog *d, const int32_t *ids, size_t n, const 
     size_t same = keep_common(d, ids, n);
     memcpy(d->held + same, ids + same, (n - same) * sizeof(*ids));
     d->n_ids = n;
-    pm_status status = pm_session_start(d->session, d->seq, ids + same, n - same, &d->sampler);
+    pm_status status = draw_behind(d, same, same, ids + same, n - same);
     d->running = status == PM_OK;
     d->n_reused = (uint32_t)same;
     d->n_run = pm_session_pos(d->session, d->seq) - d->n_reused;
@@ -188,9 +209,19 @@ static pm_status give_early(pm_dialog *d, int32_t *id) {
     *id = d->early[d->next_early++];
     if (d->next_early < d->n_early)
         return PM_OK;
-    PM_TRY(pm_session_start(d->session, d->seq, d->early, d->n_early, &d->sampler));
+    PM_TRY(draw_behind(d, pm_session_pos(d->session, d->seq), d->n_run + d->n_reused, d->early, d->n_early));
     d->running = true;
     return PM_OK;
+}
+
+// The n bytes of the piece that can be no part of a stop string any more.
+static pm_status take_text(pm_dialog *d, size_t n, pm_str *text) {
+    *text = (pm_str){d->piece, n};
+    if (d->stops) {
+        d->stopped = pm_stops_next(d->stops, d->piece, n, d->sure, &n);
+        *text = (pm_str){d->sure, n};
+    }
+    return pm_turn_add(d->turn, text->p, text->n);
 }
 
 static pm_status take(pm_dialog *d, int32_t id, pm_str *text) {
@@ -198,8 +229,7 @@ static pm_status take(pm_dialog *d, int32_t id, pm_str *text) {
         d->held[d->n_ids++] = id;
     d->n++;
     size_t n = d->tokenizer ? pm_tokenizer_decode_next(d->tokenizer, &d->stream, id, PM_DECODE_SKIP_SPECIAL, d->piece) : 0;
-    *text = (pm_str){d->piece, n};
-    return pm_turn_add(d->turn, d->piece, n);
+    return take_text(d, n, text);
 }
 
 pm_status pm_dialog_next(pm_dialog *d, int32_t *id, pm_str *text) {
@@ -217,10 +247,19 @@ pm_status pm_dialog_finish(pm_dialog *d, pm_str *text) {
     PM_TRY(pm_dialog_end(d));
     if (!d->turn)
         return PM_OK;
-    text->n = pm_tokenizer_decode_end(&d->stream, d->piece);
-    text->p = d->piece;
-    PM_TRY(pm_turn_add(d->turn, text->p, text->n));
+    if (d->stopped)
+        return pm_turn_end(d->turn);
+    PM_TRY(take_text(d, pm_tokenizer_decode_end(&d->stream, d->piece), text));
+    if (d->stops && !d->stopped) {
+        size_t n = pm_stops_end(d->stops, d->sure + text->n);
+        PM_TRY(pm_turn_add(d->turn, d->sure + text->n, n));
+        text->n += n;
+    }
     return pm_turn_end(d->turn);
+}
+
+bool pm_dialog_is_stopped(const pm_dialog *d) {
+    return d->stopped;
 }
 
 pm_status pm_dialog_end(pm_dialog *d) {

@@ -80,10 +80,14 @@ typedef enum pm_piece {
     PM_PIECE_INDEX,
     PM_PIECE_SAMPLING,
     PM_PIECE_NEXT,
+    PM_PIECE_SEEN,
+    PM_PIECE_BIAS,
+    PM_PIECE_ADJUSTED,
     PM_N_PIECES
 } pm_piece;
 
-enum { PM_N_SLOTS = 2, PM_PIECE_ALIGN = 256 }; // staging areas; what slices are at most aligned to
+enum { PM_N_SLOTS = 2, PM_PIECE_ALIGN = 256 };                             // staging areas; what slices are at most aligned to
+enum { PM_LIKELY_BYTES = (1 + PM_MAX_LIKELY) * sizeof(struct pm_likely) }; // of one output
 
 typedef struct pm_session_sizes {
     uint32_t ctx, n_seqs, max_rows, max_out; // the options with their defaults
@@ -92,7 +96,7 @@ typedef struct pm_session_sizes {
     uint64_t kv;             // K of one layer, or V
     uint64_t scratch, cache; // all pieces, aligned; K and V of all layers
     uint64_t upload,
-        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids, then logits
+        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids and likely, then logits
 } pm_session_sizes;
 
 // options may be NULL. PM_ERR_USAGE for what no device will ever have room for.
@@ -127,6 +131,17 @@ void pm_cache_close(pm_cache *cache);
 pm_status pm_cache_reserve(pm_cache *cache, int seq, uint32_t n_positions);
 // Gives back the pages that n_positions do not need.
 void pm_cache_shrink(pm_cache *cache, int seq, uint32_t n_positions);
+
+// ---- sampler.c ---------------------------------------------------------------------------------------------------------------
+
+// PM_ERR_USAGE for numbers out of range and ids outside the vocabulary.
+pm_status pm_sampler_check(const pm_sampler *sampler, uint32_t vocab);
+struct pm_sampling pm_sampler_pack(const pm_sampler *sampler);
+// Does it change logits? Then the device wants what it does not get from pass to pass, each (n_valid): what occurred before the
+// first draw, ids being the prompt, and the bias.
+bool pm_sampler_adjusts(const pm_sampler *sampler);
+void pm_sampler_fill_seen(const pm_sampler *sampler, const int32_t *ids, size_t n, uint32_t n_valid, uint32_t *seen);
+void pm_sampler_fill_bias(const pm_sampler *sampler, uint32_t n_valid, float *bias);
 
 // ---- session.c, for score.c --------------------------------------------------------------------------------------------------
 

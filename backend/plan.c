@@ -133,6 +133,8 @@ static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_siz
     p[PM_PIECE_ROWS] = rows * sizeof(struct pm_row);
     p[PM_PIECE_SAMPLING] = out * sizeof(struct pm_sampling);
     p[PM_PIECE_NEXT] = out * sizeof(struct pm_row);
+    p[PM_PIECE_SEEN] = p[PM_PIECE_BIAS] = c->vocab_size * sizeof(uint32_t);
+    p[PM_PIECE_ADJUSTED] = pm_activation_bytes(1, c->vocab_size);
 }
 
 static uint64_t rounded(uint64_t bytes) {
@@ -149,7 +151,7 @@ pm_status pm_plan_session(const pm_device *dev, const pm_config *c, const pm_ses
     sizes->cache = 2 * sizes->kv * c->n_layers;
     sizes->upload = PM_N_SLOTS * (rounded(p[PM_PIECE_ROWS]) + rounded(p[PM_PIECE_INDEX]) + rounded(p[PM_PIECE_SAMPLING])) +
                     rounded(p[PM_PIECE_PAGES]);
-    sizes->readback = PM_N_SLOTS * rounded(p[PM_PIECE_INDEX]) + p[PM_PIECE_LOGITS];
+    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + p[PM_PIECE_LOGITS];
     return PM_OK;
 }
 

@@ -122,14 +122,58 @@ uint32_t pm_session_logits_stride(const pm_session *session); // floats: vocab_s
 // pm_session_max_batch rows at a time: a larger options.max_batch makes it faster.
 pm_status pm_session_score(pm_session *session, int seq, const int32_t *ids, size_t n, size_t first, double *logprobs);
 
-// How the next token is drawn, in the order of the fields. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
+// Added to the logit of an id; -100 as good as bans it, -INFINITY does.
+typedef struct pm_logit_bias {
+    int32_t id;
+    float bias;
+} pm_logit_bias;
+
+// What narrows the ids that are drawn from, and the temperature: steps of pm_sampler.order.
+typedef enum pm_sampler_step {
+    PM_BY_TEMPERATURE = 1,
+    PM_BY_TOP_K,
+    PM_BY_TOP_P,
+    PM_BY_MIN_P,
+    PM_BY_TYPICAL_P,
+    PM_N_STEPS = 5
+} pm_sampler_step;
+enum { PM_TOP_LOGPROBS_MAX = 20 };
+
+// How the next token is drawn. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
+//
+// First bias and penalties change the logits (of the greedy too); then the steps narrow what is drawn from, in transformers' order:
+// temperature, top-k, top-p, min-p, typical-p, each over the probabilities that those before it left. Ties with the last one kept
+// are kept.
 typedef struct pm_sampler {
     float temperature; // 0: greedy
     uint32_t top_k;    // 0: off
     float top_p;       // 1 or 0: off
     float min_p;       // 0: off
     uint64_t seed;     // the same seed gives the same text on one device
+    float typical_p;   // 1 or 0: off (https://arxiv.org/abs/2202.00666)
+
+    // An id that occurs in the prompt or was drawn: its logit is divided by `repeat` where it is above zero, else multiplied (1 or
+    // 0: off). Then one that was drawn, whatever the prompt says, loses `frequency` times as often and `presence` once (0: off).
+    float repeat_penalty, frequency_penalty, presence_penalty;
+    // What stands before the ids that start is given and shall count too: the last n_history_drawn of them as drawn, the others as
+    // prompt. Read by start only.
+    const int32_t *history;
+    size_t n_history, n_history_drawn;
+
+    const pm_logit_bias *bias; // read by start only; of several for one id the last counts
+    size_t n_bias;
+
+    uint8_t order[PM_N_STEPS]; // each pm_sampler_step once; all zero: the usual order
+
+    bool logprobs;         // tell how likely each id was: pm_session_logprobs
+    uint32_t top_logprobs; // and the likeliest ones, at most PM_TOP_LOGPROBS_MAX
 } pm_sampler;
+
+// An id and ln of its probability, by the model alone: before bias, penalties, temperature and all else.
+typedef struct pm_logprob {
+    int32_t id;
+    float logprob;
+} pm_logprob;
 
 // Generation of one sequence. start runs n >= 1 ids like eval, with its errors, and draws the next id on the device; each next
 // returns one id. The device is always a step ahead: it works on the next id while the caller looks at this one. end waits for it;
@@ -137,6 +181,29 @@ typedef struct pm_sampler {
 pm_status pm_session_start(pm_session *session, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler);
 pm_status pm_session_next(pm_session *session, int32_t *id); // PM_ERR_CONTEXT when there is no room to run another
 pm_status pm_session_end(pm_session *session);               // fine when none is running
+
+// Of the id that next returned last: itself, then the sampler's top_logprobs likeliest in falling order (fewer where the vocabulary
+// has fewer). *n is 0 where the sampler did not ask. Borrowed until the next call on the session.
+const pm_logprob *pm_session_logprobs(const pm_session *session, int *n);
+
+// The same draws on the host, from logits that the caller has (and may have changed): by the same steps over the same integers and
+// the same noise, so that the ids are those of a session, but where two are as good as equal in the last bits of an exponential.
+typedef struct pm_drawer pm_drawer;
+// For a generation that starts with the n ids of the prompt; n may be 0. Errors as of pm_session_start.
+pm_status pm_drawer_open(const pm_model *model, const pm_sampler *sampler, const int32_t *ids, size_t n, pm_drawer **drawer);
+void pm_drawer_close(pm_drawer **drawer);
+// Draws from logits (vocab_size) of the token at position pos of its sequence, and counts the id as drawn.
+int32_t pm_drawer_next(pm_drawer *drawer, const float *logits, uint32_t pos);
+const pm_logprob *pm_drawer_logprobs(const pm_drawer *drawer, int *n); // as pm_session_logprobs
+
+// Does a text run in circles? Zero-initialise.
+typedef struct pm_loop_watch {
+    int32_t last[64]; // ids, by turns
+    uint32_t n;
+    uint16_t same[65]; // ids in a row that are the one so many places before
+} pm_loop_watch;
+// Takes the next id. The length, 16 to 64, of the block of ids that the text has just ended with four times in a row; 0: no such.
+uint32_t pm_loop_watch_next(pm_loop_watch *watch, int32_t id);
 
 // Positions a sequence holds, and forgetting those from `pos` on (not while a generation runs). The sequence must exist.
 uint32_t pm_session_pos(const pm_session *session, int seq);
@@ -175,8 +242,10 @@ void pm_session_set_replay(pm_session *session, bool replay);
 typedef struct pm_dialog pm_dialog;
 
 typedef struct pm_dialog_options {
-    pm_sampler sampler;
-    uint32_t think_budget; // ids of thinking, after which it is ended by words that say so; 0: no bound
+    pm_sampler sampler;       // its history is the dialog's to set
+    uint32_t think_budget;    // ids of thinking, after which it is ended by words that say so; 0: no bound
+    const char *const *stops; // strings that end the answer's text before them, as pm_stops_open takes them; read by start only
+    int n_stops;
 } pm_dialog_options;
 
 // Must be closed before the session.
@@ -191,6 +260,8 @@ pm_status pm_dialog_start(pm_dialog *dialog, const pm_chat_message *messages, in
 pm_status pm_dialog_start_ids(pm_dialog *dialog, const int32_t *ids, size_t n, const pm_dialog_options *options);
 // The next id, as pm_session_next; *text is what it completes, control tokens left out: a view until the next call, often empty.
 pm_status pm_dialog_next(pm_dialog *dialog, int32_t *id, pm_str *text);
+// Was one of the stops complete? Then the caller ends the answer.
+bool pm_dialog_is_stopped(const pm_dialog *dialog);
 // Ends the answer: it may be cut short anywhere. *text: what was left of an unfinished character.
 pm_status pm_dialog_finish(pm_dialog *dialog, pm_str *text);
 // Ends it without a word about its text, as after an error.

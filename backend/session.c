@@ -2,7 +2,6 @@
 // It is written into a mapped staging area and copied to the device by the pass itself, so that the command buffer of a pass is
 // recorded once for its shape (rows, outputs, class of cache length) and replayed. When decoding, the sampler leaves the next rows
 // on the device, where the next pass starts from them: the host only reads ids, one step behind.
-#include <float.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -16,6 +15,8 @@ typedef struct shape {
     int slot;     // which staging area and which results
     bool chained; // rows come from the sampler's `next`, not from the host
     bool sample, logits;
+    bool adjust;       // the sampler's penalties and bias
+    uint32_t n_likely; // told of the draw: the id itself and the likeliest ones; 0: nothing
 } shape;
 
 typedef struct recording {
@@ -36,6 +37,8 @@ typedef struct generation {
     bool running;
     int seq, slot;    // slot of the pass that draws the id to be returned next
     uint32_t n_drawn; // ids returned
+    bool adjust;      // as in its passes' shape
+    uint32_t n_likely;
 } generation;
 
 struct pm_session {
@@ -51,7 +54,13 @@ struct pm_session {
     pm_buffer *upload, *readback;
     pm_slice pages_staging;
     pm_slice results[N_SLOTS]; // (max_out) ids
+    pm_slice likely[N_SLOTS];  // (n_likely) of struct pm_likely
     pm_slice logits_out;       // (max_out, vocab)
+
+    // Of the generation that runs: what occurred (n_valid), bias (n_valid), and logits that both have changed (1, vocab).
+    pm_slice seen, bias, adjusted;
+    pm_logprob logprobs[1 + PM_MAX_LIKELY]; // of the id returned last
+    int n_logprobs;
 
     pm_cache cache;
     uint32_t *pos; // by sequence
@@ -90,6 +99,9 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_INDEX] = &s->device.index,
         [PM_PIECE_SAMPLING] = &s->device.sampling,
         [PM_PIECE_NEXT] = &s->device.next,
+        [PM_PIECE_SEEN] = &s->seen,
+        [PM_PIECE_BIAS] = &s->bias,
+        [PM_PIECE_ADJUSTED] = &s->adjusted,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
         PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
@@ -123,8 +135,10 @@ static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
 
     at = 0;
     PM_TRY(pm_buffer_create(s->model->dev, sizes->readback, PM_MEM_READBACK, "results", &s->readback));
-    for (int i = 0; i < N_SLOTS; i++)
+    for (int i = 0; i < N_SLOTS; i++) {
         s->results[i] = take(s->readback, &at, bytes[PM_PIECE_INDEX]);
+        s->likely[i] = take(s->readback, &at, PM_LIKELY_BYTES);
+    }
     s->logits_out = take(s->readback, &at, bytes[PM_PIECE_LOGITS]);
     return PM_OK;
 }
@@ -212,6 +226,41 @@ static void record_input(pm_session *s, const shape *p, pm_cmd *cmd) {
         copy_front(cmd, s->device.sampling, from->sampling, p->n_out * sizeof(struct pm_sampling));
 }
 
+static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor logits, pm_slice index) {
+    const step *d = &s->device;
+    uint32_t n_valid = s->model->n_valid;
+    pm_tensor adjusted = p->adjust ? pm_activation(s->adjusted, 1, s->model->config.vocab_size) : logits;
+    if (p->adjust)
+        pm_op_adjust(cmd, &(pm_adjust){
+                              .adjusted = adjusted,
+                              .logits = logits,
+                              .n_valid = n_valid,
+                              .sampling = d->sampling,
+                              .bias = s->bias,
+                              .index = index,
+                              .rows = d->rows,
+                              .seen = s->seen,
+                              .count_rows = p->chained,
+                          });
+    pm_op_sample(cmd, &(pm_sample){
+                          .logits = adjusted,
+                          .n_valid = n_valid,
+                          .sampling = d->sampling,
+                          .index = index,
+                          .rows = d->rows,
+                          .next = d->next,
+                          .results = s->results[p->slot],
+                      });
+    if (p->n_likely > 0)
+        pm_op_logprobs(cmd, &(pm_logprobs){
+                                .logits = logits,
+                                .n_valid = n_valid,
+                                .n = p->n_likely - 1,
+                                .next = d->next,
+                                .likely = s->likely[p->slot],
+                            });
+}
+
 static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
     pm_slice index = p->n_out == p->n ? s->identity : s->device.index;
     pm_pass pass = {
@@ -229,15 +278,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
     pm_forward(cmd, s->model, &pass, &logits);
     pm_cmd_label(cmd, "sample");
     if (p->sample)
-        pm_op_sample(cmd, &(pm_sample){
-                              .logits = logits,
-                              .n_valid = s->model->n_valid,
-                              .sampling = s->device.sampling,
-                              .index = index,
-                              .rows = s->device.rows,
-                              .next = s->device.next,
-                              .results = s->results[p->slot],
-                          });
+        record_draw(s, p, cmd, logits, index);
     if (p->logits)
         copy_front(cmd, s->logits_out, s->act.logits, logits.data.size);
     return pm_cmd_end(cmd);
@@ -257,7 +298,7 @@ static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
 
 static bool same_shape(const shape *a, const shape *b) {
     return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits;
+           a->sample == b->sample && a->logits == b->logits && a->adjust == b->adjust && a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -351,31 +392,6 @@ pm_status pm_session_check(const pm_session *s, int seq, const int32_t *ids, siz
     return PM_OK;
 }
 
-// Below it everything but the best logit has no chance anyway, and the kernel need not fear 1 / temperature.
-static const float COLDEST = 1e-6f;
-
-static pm_status check_sampler(const pm_sampler *p) {
-    if (!(p->temperature >= 0 && p->temperature <= FLT_MAX))
-        return pm_fail(PM_ERR_USAGE, "sampling at a temperature of %g: 0 or more is possible", p->temperature);
-    if (!(p->top_p >= 0 && p->top_p <= 1))
-        return pm_fail(PM_ERR_USAGE, "sampling with a top-p of %g: 0 to 1 is possible", p->top_p);
-    if (!(p->min_p >= 0 && p->min_p <= 1))
-        return pm_fail(PM_ERR_USAGE, "sampling with a min-p of %g: 0 to 1 is possible", p->min_p);
-    return PM_OK;
-}
-
-static void stage_sampling(pm_session *s, int slot, const pm_sampler *sampler) {
-    struct pm_sampling *to = pm_slice_map(s->staging[slot].sampling);
-    *to = (struct pm_sampling){
-        .temperature = sampler->temperature > COLDEST ? sampler->temperature : 0,
-        .top_p = sampler->top_p > 0 ? sampler->top_p : 1,
-        .min_p = sampler->min_p,
-        .top_k = sampler->top_k,
-        .seed_lo = (uint32_t)sampler->seed,
-        .seed_hi = (uint32_t)(sampler->seed >> 32),
-    };
-}
-
 static struct pm_row row_of(const pm_session *s, int seq, int32_t id, uint32_t pos) {
     return (struct pm_row){.token = (uint32_t)id, .seq = (uint32_t)seq, .pos = pos, .rope = s->angles.table_of[seq]};
 }
@@ -409,7 +425,7 @@ static pm_status run_prompt(pm_session *s, int seq, const int32_t *ids, size_t n
         *slot = s->turn++ % N_SLOTS;
         PM_TRY(wait_slot(s, *slot));
         if (is_last && sampler)
-            stage_sampling(s, *slot, sampler);
+            *(struct pm_sampling *)pm_slice_map(s->staging[*slot].sampling) = pm_sampler_pack(sampler);
         PM_TRY(run_chunk(s, *slot, seq, ids + at, count, is_last ? last : &(shape){0}));
         at += count;
     }
@@ -475,11 +491,34 @@ pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n,
 
 // ---- generation -------------------------------------------------------------------------------------------------------
 
+// What penalties and bias begin with. No pass runs.
+static pm_status upload_adjustments(pm_session *s, const int32_t *ids, size_t n, const pm_sampler *sampler) {
+    uint32_t n_valid = s->model->n_valid;
+    uint64_t bytes = n_valid * sizeof(uint32_t);
+    void *words = pm_calloc(n_valid, sizeof(uint32_t));
+    if (!words)
+        return pm_fail(PM_ERR_MEMORY, "no memory for the penalties of %u ids", n_valid);
+    pm_sampler_fill_seen(sampler, ids, n, n_valid, words);
+    pm_status status = pm_slice_write(s->model->dev, front(s->seen, bytes), words, bytes);
+    if (status == PM_OK) {
+        pm_sampler_fill_bias(sampler, n_valid, words);
+        status = pm_slice_write(s->model->dev, front(s->bias, bytes), words, bytes);
+    }
+    pm_free(words);
+    return status;
+}
+
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
     PM_TRY(pm_session_check(s, seq, ids, n));
-    PM_TRY(check_sampler(sampler));
-    shape last = {.n_out = 1, .sample = true};
-    s->gen = (generation){.seq = seq};
+    PM_TRY(pm_sampler_check(sampler, s->model->config.vocab_size));
+    PM_TRY(wait_all(s));
+    s->n_logprobs = 0;
+    s->gen = (generation){.seq = seq, .adjust = pm_sampler_adjusts(sampler)};
+    if (sampler->logprobs)
+        s->gen.n_likely = 1 + (sampler->top_logprobs < s->model->n_valid ? sampler->top_logprobs : s->model->n_valid);
+    if (s->gen.adjust)
+        PM_TRY(upload_adjustments(s, ids, n, sampler));
+    shape last = {.n_out = 1, .sample = true, .adjust = s->gen.adjust, .n_likely = s->gen.n_likely};
     PM_TRY(run_prompt(s, seq, ids, n, &last, sampler, &s->gen.slot));
     s->gen.running = true;
     return PM_OK;
@@ -490,10 +529,25 @@ static pm_status step_ahead(pm_session *s, int slot) {
     uint32_t *pos = &s->pos[s->gen.seq];
     PM_TRY(wait_slot(s, slot));
     PM_TRY(reserve(s, s->gen.seq, *pos + 1));
-    shape p = {.n = 1, .n_out = 1, .kv_bound = pm_kv_class(*pos + 1), .slot = slot, .chained = true, .sample = true};
+    shape p = {.n = 1,
+               .n_out = 1,
+               .kv_bound = pm_kv_class(*pos + 1),
+               .slot = slot,
+               .chained = true,
+               .sample = true,
+               .adjust = s->gen.adjust,
+               .n_likely = s->gen.n_likely};
     PM_TRY(submit(s, &p));
     *pos += 1;
     return PM_OK;
+}
+
+// Of the slot's draw, which the pass after the next one overwrites.
+static void take_logprobs(pm_session *s, int slot) {
+    const struct pm_likely *likely = pm_slice_map(s->likely[slot]);
+    s->n_logprobs = (int)s->gen.n_likely;
+    for (int i = 0; i < s->n_logprobs; i++)
+        s->logprobs[i] = (pm_logprob){(int32_t)likely[i].id, likely[i].logprob};
 }
 
 pm_status pm_session_next(pm_session *s, int32_t *id) {
@@ -508,6 +562,7 @@ pm_status pm_session_next(pm_session *s, int32_t *id) {
         PM_TRY(step_ahead(s, other));
     PM_TRY(wait_slot(s, g->slot));
     *id = *(const int32_t *)pm_slice_map(s->results[g->slot]);
+    take_logprobs(s, g->slot);
     g->slot = room ? other : -1; // -1: that was the last one
     g->n_drawn++;
     s->turn = other + 1;
@@ -523,6 +578,11 @@ pm_status pm_session_end(pm_session *s) {
     if (g->n_drawn > 0 && g->slot >= 0)
         pm_session_rewind(s, g->seq, s->pos[g->seq] - 1); // what was run ahead
     return PM_OK;
+}
+
+const pm_logprob *pm_session_logprobs(const pm_session *s, int *n) {
+    *n = s->n_logprobs;
+    return s->logprobs;
 }
 
 // ---- the rest ---------------------------------------------------------------------------------------------------------

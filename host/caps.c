@@ -12,7 +12,7 @@
 typedef struct profile {
     pm_matvec_shape matvec, matvec_batch;
     bool use_tiles;
-    uint32_t attend_split, max_chunk;
+    uint32_t attend_split, max_chunk, row_workgroup;
 } profile;
 
 // A software driver runs the lanes of a subgroup as SIMD slots of one core: a lane a row, so that nothing is summed across.
@@ -24,6 +24,7 @@ static const profile cpu_profile = {
     .use_tiles = false,
     .attend_split = 1024,
     .max_chunk = 64,
+    .row_workgroup = 128,
 };
 
 // A GPU wants neighbouring lanes on neighbouring words of one row.
@@ -33,6 +34,7 @@ static const profile gpu_profile = {
     .use_tiles = true,
     .attend_split = 256,
     .max_chunk = 256,
+    .row_workgroup = 512, // by reasoning: one workgroup reads all logits, and what it waits for is memory
 };
 
 // Drivers end a submission after 2 s at the least (Windows' watchdog; amdgpu on Linux 7). 32 rows of a 4B model are 233 GFLOP:
@@ -199,6 +201,7 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
         .max_binding = info->max_binding,
         .max_groups = info->max_groups[0],
         .attend_split = p->attend_split,
+        .row_workgroup = info->max_invocations >= p->row_workgroup ? p->row_workgroup : 128, // all devices have that
         .max_chunk = p == &gpu_profile && info->type != PM_DEVICE_DISCRETE ? SLOW_GPU_CHUNK : p->max_chunk,
         .map_device = info->unified_memory,
     };

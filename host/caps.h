@@ -47,6 +47,7 @@ typedef struct pm_caps {
     uint32_t max_groups;          // of dispatch dimension x
     uint32_t attend_split;        // positions a split of the cache
     uint32_t max_chunk;           // rows of a prefill pass
+    uint32_t row_workgroup;       // invocations where one workgroup goes through a row of logits; a power of two
     bool map_device;              // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
 

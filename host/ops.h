@@ -84,10 +84,24 @@ typedef struct pm_attend {
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
 
+// adjusted (m, vocab) = logits (m, vocab) as bias and penalties change them, for ids below n_valid: + bias (m, n_valid); an id that
+// occurred: / repeat where that is above zero, * repeat below; one that was drawn: - frequency times as often, - presence. What
+// occurred stands in seen (m, n_valid), see abi.h; with count_rows the batch row of each output is first counted there: its token
+// is one that was drawn. The result is finite.
+typedef struct pm_adjust {
+    pm_tensor adjusted, logits;
+    uint32_t n_valid;
+    pm_slice sampling, bias, index, rows, seen;
+    bool count_rows;
+} pm_adjust;
+void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op);
+
 // Draws one id a row of logits (m, vocab) by `sampling` (m of struct pm_sampling): ids below n_valid only. Writes the id to
 // results[result0 + j], and next[j] = {id, seq, pos + 1, rope} of the batch row index[j], so that the next pass can start from it.
-// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that top-k, top-p and min-p leave:
-// the softmax distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2).
+// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that the steps leave: the softmax
+// distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2). Each step narrows
+// what those before it left; probabilities are of what is left, at the temperature once that step is past, else at 1. Top-k and
+// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept.
 typedef struct pm_sample {
     pm_tensor logits;
     uint32_t n_valid;
@@ -95,6 +109,16 @@ typedef struct pm_sample {
     uint32_t result0;
 } pm_sample;
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op);
+
+// likely (m, 1 + n) of struct pm_likely = the id that next[j] names and the n <= PM_MAX_LIKELY likeliest in falling order, the
+// lower id first of equals, with ln of their softmax over the ids below n_valid of logits (m, vocab). Where n_valid < n, the rest
+// of a row is left as it was.
+typedef struct pm_logprobs {
+    pm_tensor logits;
+    uint32_t n_valid, n;
+    pm_slice next, likely;
+} pm_logprobs;
+void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op);
 
 #ifdef __cplusplus
 }

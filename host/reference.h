@@ -65,11 +65,18 @@ typedef struct pm_ref_attend_args {
 // out (n, n_heads, head_dim)
 void pm_ref_attend(const pm_ref_attend_args *a, double *out, double *size);
 
-// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what top-k, top-p and min-p drop. Greedy is 1
-// for the lowest id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p and
-// min-p by as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at
-// +slack never. Returns how many ids have p > 0.
+// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what the steps drop. Greedy is 1 for the lowest
+// id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p, min-p and typical-p by
+// as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at +slack never.
+// Returns how many ids have p > 0.
 uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, double slack, double *p);
+
+// adjusted (n_valid) = logits with bias (n_valid) and the penalties of what was seen (n_valid)
+void pm_ref_adjust(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, const float *bias,
+                   const uint32_t *seen, double *adjusted);
+
+// logprobs (n_valid) = ln softmax(logits)
+void pm_ref_logprobs(const float *logits, uint32_t n_valid, double *logprobs);
 
 #ifdef __cplusplus
 }

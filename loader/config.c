@@ -49,6 +49,7 @@ void pm_config_init(pm_config *config) {
         .temperature = 1,
         .top_p = 1,
         .top_k = 50,
+        .repetition_penalty = 1,
     };
 }
 

@@ -48,6 +48,7 @@ typedef struct pm_config {
     // The checkpoint's own sampling defaults (generation_config.json; gguf's general.sampling.*). do_sample false: greedy.
     bool do_sample;
     float temperature, top_p, min_p;
+    float repetition_penalty; // 1: none
     int top_k;
 } pm_config;
 

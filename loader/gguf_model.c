@@ -149,15 +149,18 @@ static pm_status read_ids(const pm_gguf *gguf, pm_config *config) {
 
 // Newer converters keep generation_config.json's values; there is no do_sample, so any of them means to sample.
 static pm_status read_sampling(const pm_gguf *gguf, pm_config *config) {
-    double temperature = config->temperature, top_p = config->top_p, min_p = config->min_p;
+    double temperature = config->temperature, top_p = config->top_p, min_p = config->min_p,
+           repetition_penalty = config->repetition_penalty;
     uint32_t top_k = (uint32_t)config->top_k;
     PM_TRY(pm_gguf_get_double(gguf, "general.sampling.temp", 0, 1e3, &temperature));
     PM_TRY(pm_gguf_get_double(gguf, "general.sampling.top_p", 0, 1, &top_p));
     PM_TRY(pm_gguf_get_double(gguf, "general.sampling.min_p", 0, 1, &min_p));
+    PM_TRY(pm_gguf_get_double(gguf, "general.sampling.penalty_repeat", 0.001, 1e3, &repetition_penalty));
     PM_TRY(pm_gguf_get_u32(gguf, "general.sampling.top_k", INT32_MAX, &top_k));
     config->temperature = (float)temperature;
     config->top_p = (float)top_p;
     config->min_p = (float)min_p;
+    config->repetition_penalty = (float)repetition_penalty;
     config->top_k = (int)top_k;
     config->do_sample = pm_gguf_find(gguf, "general.sampling.temp") || pm_gguf_find(gguf, "general.sampling.top_p") ||
                         pm_gguf_find(gguf, "general.sampling.min_p") || pm_gguf_find(gguf, "general.sampling.top_k");

@@ -172,6 +172,7 @@ pm_status pm_hf_read_generation(const char *path, const cJSON *root, pm_config *
     PM_TRY(pm_json_float(path, root, "temperature", 0, 1e3, &config->temperature));
     PM_TRY(pm_json_float(path, root, "top_p", 0, 1, &config->top_p));
     PM_TRY(pm_json_float(path, root, "min_p", 0, 1, &config->min_p));
+    PM_TRY(pm_json_float(path, root, "repetition_penalty", 0.001, 1e3, &config->repetition_penalty));
     PM_TRY(pm_json_i32(path, root, "top_k", 0, INT32_MAX, &top_k));
     PM_TRY(pm_json_i32(path, root, "bos_token_id", -1, INT32_MAX, &config->bos));
     PM_TRY(pm_json_i32(path, root, "pad_token_id", -1, INT32_MAX, &config->pad));

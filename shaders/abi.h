@@ -26,14 +26,37 @@ struct pm_row {
     uint rope; // table of angles that turns its sequence
 };
 
-// How the next token of one output is drawn. Order: temperature, top-k, top-p, min-p (transformers' order).
+// What narrows the ids that are drawn from, a step each, and takes the temperature: the digits of pm_sampling.steps.
+#define PM_STEP_TEMPERATURE 1u
+#define PM_STEP_TOP_K       2u
+#define PM_STEP_TOP_P       3u
+#define PM_STEP_MIN_P       4u
+#define PM_STEP_TYPICAL_P   5u
+#define PM_STEPS_USUAL      0x54321u // transformers' order
+
+// How the next token of one output is drawn.
 struct pm_sampling {
-    float temperature; // 0: greedy, the others are ignored
+    float temperature; // 0: greedy; then what follows up to `steps` is ignored
     float top_p;       // 1: off
     float min_p;       // 0: off
     uint top_k;        // 0: off
     uint seed_lo, seed_hi;
-    uint spare0, spare1;
+    float typical_p; // 0 or 1: off
+    uint steps;      // hexadecimal digits, the first step is the lowest; what is not there is off
+    // adjust only, before all that:
+    float repeat, inv_repeat; // factors on logits below and above zero of ids that occurred; 1: off
+    float presence, frequency;
+};
+
+// What adjust knows of an id: how often it was drawn, and whether the prompt has it.
+#define PM_SEEN_IN_PROMPT 0x80000000u
+#define PM_SEEN_COUNT     0x7fffffffu
+
+// An id and the logarithm of its probability.
+#define PM_MAX_LIKELY 20 // alternatives to the id that was drawn
+struct pm_likely {
+    uint id;
+    float logprob;
 };
 
 // y (n, rows) = epilogue(scale (n) * (x (n, cols) * W (rows, cols)^T)); matvec and matmul share it
@@ -107,6 +130,18 @@ struct pm_sample_args {
     uint vocab; // ids at and above it are padding and never drawn
     uint logits_stride;
     uint result0; // where in `results` the first output's id goes
+};
+
+struct pm_adjust_args {
+    uint vocab;
+    uint logits_stride, adjusted_stride;
+    uint count; // 1: the row's own token was drawn, and is counted first
+};
+
+struct pm_logprobs_args {
+    uint vocab;
+    uint logits_stride;
+    uint n; // alternatives
 };
 
 #endif

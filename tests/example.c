@@ -23,9 +23,10 @@ static pm_status encode(const pm_model *model, const char *text, prompt *p) {
 
 static pm_status stream(const pm_model *model, pm_session *session, const prompt *p) {
     const pm_tokenizer *tok = pm_model_tokenizer(model);
-    const pm_sampler greedy = {0, 0, 0, 0, 0};
+    pm_sampler greedy;
     pm_utf8_stream utf8 = {{0, 0, 0, 0}, 0};
     char text[4096];
+    memset(&greedy, 0, sizeof greedy);
     if (pm_tokenizer_text_max(tok) > sizeof text)
         return PM_ERR_UNSUPPORTED;
     PM_TRY(pm_session_start(session, 0, p->ids, p->n, &greedy));

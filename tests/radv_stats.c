@@ -55,7 +55,9 @@ static const variant variants[] = {
     {"attend_q", "head 128, group 4", 3, {64, 128, 4}},
     {"attend_q", "head 64, group 5", 3, {32, 64, 5}},
     {"attend_merge", "", 2, {64, 128}},
-    {"sample", "", 1, {128}},
+    {"adjust", "", 1, {128}},
+    {"sample", "", 1, {512}},
+    {"logprobs", "", 1, {512}},
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
