@@ -83,7 +83,7 @@ static pm_status show_call(app_view *v, const pm_chat_tool_call *call) {
 }
 
 pm_status app_view_piece(app_view *v, const pm_turn *turn, pm_str piece) {
-    if (v->how == APP_SHOW_PLAIN)
+    if (v->how == APP_SHOW_PLAIN || !turn)
         return app_view_write(v, piece.p, piece.n);
     PM_TRY(show_thinking(v, turn));
     return show_content(v, turn);

@@ -35,7 +35,7 @@ typedef struct app_view {
     bool gone;                // nobody reads any more
 } app_view;
 
-// What one id brought: `piece` was added to the turn.
+// What one id brought: `piece` was added to the turn, which is NULL where no answer was begun.
 pm_status app_view_piece(app_view *view, const pm_turn *turn, pm_str piece);
 // After the last piece: tool calls, and the last line's end.
 pm_status app_view_end(app_view *view, const pm_turn *turn);

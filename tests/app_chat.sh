@@ -214,6 +214,7 @@ chat "$strawberry
 hello" --ctx 24
 told "the context of 24 tokens is full, the answer was cut"
 told "nothing was dropped"
+answers "There are" "$strawberry" --stop " 3 r" --show-thinking hide
 chat "$strawberry" -n 5
 [ "$(cat "$out")" = "<think>
 s t r" ] || bad "not 5 tokens" "-n 5"
@@ -230,6 +231,7 @@ echo '[]' >"$tmp/empty.json"
 expect 1 "" "empty.json: an empty list of tools" "$pumice" run "$model" -p hi --tools "$tmp/empty.json"
 expect 2 "" "goes with none of" "$pumice" run "$model" --ids 5 --tools "$tmp/tools.json"
 expect 2 "" "goes with neither" "$pumice" run "$model" --raw -p x --tools "$tmp/tools.json"
+expect 0 "" "answer 0 tokens" "$pumice" run "$model" -p x -n 0 --show-thinking dim
 expect 2 "" "does not go with --show-thinking" "$pumice" run "$model" -p x --print-ids --show-thinking hide
 expect 2 "" "wanted plain or dim or fold or hide" "$pumice" chat "$model" --show-thinking loudly
 expect 0 "--tools" "" "$pumice" chat --help
