@@ -21,8 +21,14 @@ typedef enum app_kind {
     APP_U64,   // uint64_t within [least, most]
     APP_FLOAT, // float within [least, most]
     APP_WORD,  // int: which of `words` it is
+    APP_TEXTS, // app_texts: an operand that may come any number of times, the last one of its table
     APP_READ,  // what `read` makes of the text
 } app_kind;
+
+typedef struct app_texts {
+    const char *const *items; // of argv
+    size_t n;
+} app_texts;
 
 // An option or operand of a command, and where its value goes in the command's struct of values, which holds the defaults before.
 typedef struct app_option {
@@ -92,6 +98,8 @@ extern const app_command app_devices;
 extern const app_command app_info;
 extern const app_command app_plan;
 extern const app_command app_perplexity;
+extern const app_command app_embed;
+extern const app_command app_rerank;
 extern const app_command app_quantize;
 extern const app_command app_tokenize;
 extern const app_command app_template;

@@ -64,6 +64,12 @@ typedef struct run_answer {
 pm_status run_answer_write(const run_options *options, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer);
 
+// ---- load.c -----------------------------------------------------------------------------------------------------------
+
+// The model on the device that a command line names, with the bar while it is loaded. Both are the caller's to close, also where
+// it fails.
+pm_status run_load(const char *device, const char *path, pm_device **dev, pm_model **model);
+
 // ---- logprobs.c -----------------------------------------------------------------------------------------------------------
 
 // A line of JSON for the id at likely[0], with the n - 1 likeliest ones. tokenizer may be NULL.

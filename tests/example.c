@@ -58,7 +58,7 @@ static pm_status begin_both(const pm_tokenizer *tok, pm_session *session, const 
 }
 
 int main(int argc, char **argv) {
-    const pm_session_options options = {512, 2, 0, 0, PM_PRECISION_F16, false};
+    const pm_session_options options = {512, 2, 0, 0, PM_PRECISION_F16, PM_KV_DEFAULT, false};
     pm_device *dev = NULL;
     pm_model *model = NULL;
     pm_session *session = NULL;
