@@ -12,8 +12,9 @@ enum { N_SLOTS = PM_N_SLOTS, MAX_RECORDINGS = 16, MAX_PROFILE = 64 };
 // The shape of a pass: what decides its commands.
 typedef struct shape {
     uint32_t n, n_out, kv_bound;
-    int slot;     // which staging area and which results
-    bool chained; // rows come from the sampler's `next`, not from the host
+    int slot;         // which staging area and which results
+    bool consecutive; // rows are a piece of a prompt
+    bool chained;     // rows come from the sampler's `next`, not from the host
     bool sample, logits;
     bool hidden;        // of the rows that ask: what the head would read, in place of logits
     uint32_t n_squares; // of a hidden row: the recording tells
@@ -284,6 +285,7 @@ static pm_status record_pass(pm_session *s, shape *p, pm_cmd *cmd) {
         .n = p->n,
         .n_out = p->n_out,
         .kv_bound = p->kv_bound,
+        .consecutive = p->consecutive,
         .rows = s->device.rows,
         .index = index,
         .angles = &s->angles,
@@ -317,9 +319,9 @@ static pm_status record(pm_session *s, shape *p, pm_cmd *cmd) {
 }
 
 static bool same_shape(const shape *a, const shape *b) {
-    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits && a->hidden == b->hidden && a->adjust == b->adjust &&
-           a->n_likely == b->n_likely;
+    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot &&
+           a->consecutive == b->consecutive && a->chained == b->chained && a->sample == b->sample && a->logits == b->logits &&
+           a->hidden == b->hidden && a->adjust == b->adjust && a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -429,6 +431,7 @@ static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids,
     p.n = n;
     p.slot = slot;
     p.kv_bound = pm_kv_class(*pos + n);
+    p.consecutive = n > 1;
     PM_TRY(submit(s, &p));
     *pos += n;
     return PM_OK;

@@ -42,6 +42,14 @@ static pm_kernel_id pick_kernel(pm_dtype dtype) {
     return dtype == PM_Q8_0 ? PM_K_attend_q8_0 : dtype == PM_F16 ? PM_K_attend_f16 : PM_K_attend_f32;
 }
 
+// Rows that a workgroup takes at once, where there are many: of all queries that share the keys no more than 8, whose sums stay in
+// registers; heads of 256 then fill 12 KiB of shared memory.
+static uint32_t count_rows(const pm_caps *caps, const pm_attend *op, uint32_t group) {
+    enum { MOST_QUERIES = 8 };
+    bool share = op->consecutive && op->q.rows > caps->matvec.max_cols && group < MOST_QUERIES;
+    return share ? MOST_QUERIES / group : 1;
+}
+
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op) {
     if (!pm_cmd_ok(cmd))
         return;
@@ -49,7 +57,9 @@ void pm_op_attend(pm_cmd *cmd, const pm_attend *op) {
     pm_device *dev = pm_cmd_device(cmd);
     uint32_t n_heads = op->q.cols / kv->head_dim, n = op->q.rows;
     uint32_t n_splits = count_splits(&dev->caps, n, op->kv_bound);
+    uint32_t group = n_heads / kv->n_kv_heads, rows = count_rows(&dev->caps, op, group);
     struct pm_attend_args args = {
+        .n = n,
         .n_heads = n_heads,
         .n_kv_heads = kv->n_kv_heads,
         .q_stride = op->q.stride,
@@ -63,13 +73,14 @@ void pm_op_attend(pm_cmd *cmd, const pm_attend *op) {
     partial.size = pm_attend_scratch_bytes(dev, n, n_heads, kv->head_dim, op->kv_bound);
     pm_dispatch d = {
         .kernel = pick_kernel(kv->dtype),
-        .spec = {kv->head_dim / 2, kv->head_dim, n_heads / kv->n_kv_heads},
-        .n_spec = 3,
+        .spec = {kv->head_dim / 2, kv->head_dim, group, rows},
+        .n_spec = 4,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->q.data, op->rows, kv->pages, kv->k, kv->v, op->out.data, n_splits > 1 ? partial : op->out.data},
-        .groups = {kv->n_kv_heads, n, n_splits},
-        .bytes = 2 * n * op->kv_bound * (pm_kv_page_bytes(kv->dtype, kv->n_kv_heads, kv->head_dim) / PM_PAGE),
+        .groups = {kv->n_kv_heads, (n + rows - 1) / rows, n_splits},
+        .bytes = 2 * (uint64_t)((n + rows - 1) / rows) * op->kv_bound *
+                 (pm_kv_page_bytes(kv->dtype, kv->n_kv_heads, kv->head_dim) / PM_PAGE),
     };
     pm_cmd_dispatch(cmd, &d);
     if (n_splits > 1)
