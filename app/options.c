@@ -223,3 +223,11 @@ bool app_parse(const app_command *command, int argc, char **argv, void *values, 
     *exit_code = app_exit(parse(&p));
     return *exit_code == APP_EXIT_OK;
 }
+
+// ---- the program as a child -------------------------------------------------------------------------------------------
+
+void app_try_with_itself(const char *called) {
+    char path[1024];
+    if (pm_program_path(called, path, sizeof(path)))
+        pm_device_try_with(path);
+}

@@ -7,7 +7,7 @@
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
-    const char *model, *text, *file, *system, *ids, *device, *dump_logits;
+    const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tune;
     int think;     // -1: not given; else as in pm_chat_options
     int precision; // of pm_precision
     uint32_t n_tokens, ctx;

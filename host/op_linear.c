@@ -1,7 +1,9 @@
-// Products with packed weights: picks matvec or matmul, its shape from the device's caps, and cuts a weight that exceeds what can
-// be bound at once or dispatched at once into parts by rows. Nobody else knows that.
+// Products with packed weights: lays the variant that variant.c chose (matvec or matmul, and its shape) over the matrix, and cuts a
+// weight that exceeds what can be bound at once or dispatched at once into parts by rows. Nobody else knows that.
 #include "host/ops.h"
 #include "host/vk.h"
+
+#include <string.h>
 
 typedef struct linear {
     pm_tensor y, x, w;
@@ -38,10 +40,36 @@ static tiling matmul_tiling(pm_dtype dtype) {
     return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, 0, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
 }
 
-static tiling pick_tiling(const pm_caps *caps, pm_dtype dtype, uint32_t n) {
-    if (n <= caps->matvec.max_cols)
-        return matvec_tiling(dtype, caps->matvec);
-    return caps->use_tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, caps->matvec_batch);
+static tiling tiling_of(pm_dtype dtype, const pm_variant *v) {
+    return v->tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, v->shape);
+}
+
+// How many of n rows of x go into dispatches of cols_a_group each; the rest is one more.
+static uint32_t whole_cols(const tiling *t, uint32_t n) {
+    return t->exact_cols ? n / t->cols_a_group * t->cols_a_group : n;
+}
+
+static pm_kernel_use use_of(const tiling *t, uint32_t epilogue, uint32_t cols) {
+    return (pm_kernel_use){
+        .id = t->kernel, .spec = {t->workgroup, epilogue, t->lanes, t->rows, cols}, .n_spec = t->exact_cols ? 5 : 2};
+}
+
+int pm_linear_uses(const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]) {
+    tiling t = tiling_of(shape->dtype, variant);
+    uint32_t whole = whole_cols(&t, shape->n);
+    int n = 0;
+    if (whole > 0)
+        uses[n++] = use_of(&t, shape->epilogue, t.cols_a_group);
+    if (whole < shape->n)
+        uses[n++] = use_of(&t, shape->epilogue, shape->n - whole);
+    return n;
+}
+
+static tiling pick_tiling(pm_cmd *cmd, const linear *op) {
+    pm_linear_shape shape = {.dtype = op->w.dtype, .epilogue = op->epilogue, .rows = op->w.rows, .cols = op->w.cols, .n = op->n};
+    pm_variant v = pm_variant_linear(pm_cmd_device(cmd), &shape);
+    pm_cmd_note_product(cmd, &shape, &op->w);
+    return tiling_of(shape.dtype, &v);
 }
 
 static pm_slice rows_of(pm_slice plane, uint32_t all, uint32_t row, uint32_t rows) {
@@ -91,10 +119,10 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
     pm_slice data = rows_of(w->data, w->rows, row, rows);
     pm_slice unread = data, unwritten = op->y.data; // for bindings that this epilogue does not touch
     bool add = (op->epilogue & PM_LINEAR_ADD) != 0;
+    pm_kernel_use use = use_of(t, op->epilogue, cols);
     pm_dispatch d = {
-        .kernel = t->kernel,
-        .spec = {t->workgroup, op->epilogue, t->lanes, t->rows, cols},
-        .n_spec = t->exact_cols ? 5 : 2,
+        .kernel = use.id,
+        .n_spec = use.n_spec,
         .args = &args,
         .args_size = sizeof args,
         .slices = {data, w->scales.buffer ? rows_of(w->scales, w->rows, row, rows) : unread, op->x.data,
@@ -103,15 +131,16 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
         .groups = {groups, (n - n0 + cols - 1) / cols, 1},
         .bytes = data.size + (uint64_t)rows * args.scale_stride * 4 + (uint64_t)(n - n0) * (op->x.cols + rows) * 4,
     };
+    memcpy(d.spec, use.spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);
 }
 
 // Returns the number of workgroups along the rows of w: the parts of out_squares.
 static uint32_t record(pm_cmd *cmd, const linear *op) {
     const pm_caps *caps = &pm_cmd_device(cmd)->caps;
-    tiling t = pick_tiling(caps, op->w.dtype, op->n);
+    tiling t = pick_tiling(cmd, op);
     uint32_t step = rows_a_dispatch(caps, &op->w, t.rows_a_group);
-    uint32_t whole = t.exact_cols ? op->n / t.cols_a_group * t.cols_a_group : op->n;
+    uint32_t whole = whole_cols(&t, op->n);
     if (step == 0)
         pm_cmd_fail(cmd,
                     pm_fail(PM_ERR_UNSUPPORTED, "a weight of %u rows of %u %s columns cannot be cut into what this device binds",

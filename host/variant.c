@@ -1,0 +1,89 @@
+// The ways to compute the same: THE table of variants, and which of them a device takes. A new one is a row here; the self-test and
+// the tuner find it by itself.
+#include "host/vk.h"
+
+#include <string.h>
+
+#define CPU (1u << PM_CLASS_CPU)
+#define GPU (1u << PM_CLASS_GPU)
+
+// In the order in which they are tried where nothing was measured and the default of caps.c is not right. The last needs nothing: a
+// lane a row, no shared memory but for the squares, one column at a time.
+static const pm_variant linear_table[] = {
+    // name           tiles  workgroup, lanes, rows, most columns
+    {"32 lanes x 2", false, {64, 32, 2, 8}, GPU},    {"32 lanes x 4", false, {64, 32, 4, 4}, GPU},
+    {"64 lanes x 2", false, {64, 64, 2, 8}, GPU},    {"16 lanes x 2", false, {64, 16, 2, 8}, GPU},
+    {"8 lanes x 2", false, {64, 8, 2, 8}, GPU},      {"128 by 32 x 2", false, {128, 32, 2, 8}, GPU},
+    {"row a lane x 8", false, {16, 1, 8, 4}, CPU},   {"row a lane x 4", false, {16, 1, 4, 4}, CPU | GPU},
+    {"8 rows a lane x 8", false, {8, 1, 8, 4}, CPU}, {"32 by 1 x 8", false, {32, 1, 8, 4}, CPU},
+    {"tiles", true, {0, 0, 0, 0}, CPU | GPU},        {"plain", false, {16, 1, 2, 1}, CPU | GPU},
+};
+enum { N_LINEAR = sizeof(linear_table) / sizeof(*linear_table) };
+
+static const uint32_t workgroups[] = {64, 32, 16, 128};
+
+static bool fits(const pm_device *dev, const pm_variant *v) {
+    const pm_matvec_shape *s = &v->shape;
+    if (v->tiles)
+        return PM_TILE_ROWS * PM_TILE_COLS / 16 <= dev->info.max_invocations;
+    uint64_t shared = s->lanes > 1 ? (uint64_t)(s->rows + 1) * s->max_cols * s->workgroup : 0; // matvec.comp: lane_sums
+    shared += (uint64_t)s->max_cols * s->workgroup;                                            // lane_squares
+    return s->workgroup <= dev->info.max_invocations && 4 * shared <= dev->info.max_shared;
+}
+
+bool pm_variant_same(const pm_variant *a, const pm_variant *b) {
+    return a->tiles == b->tiles && (a->tiles || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
+}
+
+// What caps.c says of a device of this class.
+static pm_variant usual(const pm_caps *caps, uint32_t n) {
+    if (n > caps->matvec.max_cols && caps->use_tiles)
+        return (pm_variant){.name = "default", .tiles = true};
+    return (pm_variant){.name = "default", .shape = n <= caps->matvec.max_cols ? caps->matvec : caps->matvec_batch};
+}
+
+bool pm_variant_at(const pm_device *dev, uint32_t n, int i, pm_variant *variant) {
+    pm_variant first = usual(&dev->caps, n);
+    *variant = first;
+    if (i == 0)
+        return true;
+    for (int row = 0; row < N_LINEAR; row++) {
+        const pm_variant *v = &linear_table[row];
+        bool another = (v->classes >> dev->caps.device_class & 1) && fits(dev, v) && !pm_variant_same(v, &first);
+        if (another && --i == 0) {
+            *variant = *v;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant) {
+    pm_kernel_use uses[2];
+    int n = pm_linear_uses(shape, variant, uses);
+    for (int i = 0; i < n; i++)
+        if (!pm_kernel_available(dev, uses[i].id) || pm_selftest_is_bad(dev, &uses[i]))
+            return false;
+    return true;
+}
+
+pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape) {
+    pm_variant v;
+    if (dev->forced)
+        return *dev->forced;
+    if (pm_tune_find(dev, shape, &v) && pm_variant_right(dev, shape, &v))
+        return v;
+    for (int i = 0; pm_variant_at(dev, shape->n, i, &v); i++)
+        if (pm_variant_right(dev, shape, &v))
+            return v;
+    return usual(&dev->caps, shape->n);
+}
+
+uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual_size) {
+    pm_kernel_use use = {.id = kernel, .spec = {usual_size}, .n_spec = 1};
+    if (dev->forced_workgroup)
+        return dev->forced_workgroup;
+    for (size_t i = 0; i < sizeof(workgroups) / sizeof(*workgroups) && pm_selftest_is_bad(dev, &use); i++)
+        use.spec[0] = workgroups[i];
+    return pm_selftest_is_bad(dev, &use) ? usual_size : use.spec[0];
+}
