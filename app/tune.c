@@ -18,7 +18,7 @@ static const app_option options[] = {
     {.name = "--seconds", .letter = "-t", .value = "N", .help = "at most about so long (60)", .kind = APP_FLOAT, .least = 0.1,
      .most = 86400, AT(seconds)},
     {.name = "--again", .help = "also what was measured before", .kind = APP_FLAG, AT(again)},
-    {.name = "--export", .help = "tell the plan of the device as it is, measure nothing", .kind = APP_FLAG, AT(export)},
+    {.name = "--export", .help = "tell the plan as it is, measure nothing", .kind = APP_FLAG, AT(export)},
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
 };
 // clang-format on
@@ -81,6 +81,6 @@ const app_command app_tune = {
     .summary = "measures which kernels are fastest for a model here, and keeps the plan",
     .options = options,
     .n_options = sizeof(options) / sizeof(*options),
-    .notes = "The plan is kept for this device, driver and build; every answer follows it from then on.",
+    .notes = "The plan is kept for this device, driver and build; answers follow it.",
     .run = run,
 };

@@ -474,6 +474,7 @@ static pm_status add_products(use_list *l, const pm_device *dev, pm_dtype dtype)
     return PM_OK;
 }
 
+// Every use that the table of kernels and that of variants have for this device.
 static pm_status add_all(use_list *l, const pm_device *dev) {
     for (int id = 0; id < PM_KERNEL_COUNT; id++)
         if (pm_kernel_available(dev, (pm_kernel_id)id))
@@ -481,6 +482,14 @@ static pm_status add_all(use_list *l, const pm_device *dev) {
     for (int d = 0; d < PM_DTYPE_COUNT; d++)
         PM_TRY(add_products(l, dev, (pm_dtype)d));
     return PM_OK;
+}
+
+pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n) {
+    use_list l = {.n = 0};
+    pm_status status = add_all(&l, dev);
+    *list = l.list;
+    *n = l.n;
+    return status;
 }
 
 static pm_status give_out(const use_list *l, pm_trial_row **rows, int *n) {
@@ -502,8 +511,7 @@ static pm_status give_out(const use_list *l, pm_trial_row **rows, int *n) {
     return PM_OK;
 }
 
-static pm_status try_all(pm_device *dev, use_list *l, pm_trial_row **rows, int *n) {
-    PM_TRY(add_all(l, dev));
+static pm_status try_list(pm_device *dev, const use_list *l, pm_trial_row **rows, int *n) {
     PM_TRY(try_uses(dev, l->list, l->n));
     for (int i = 0; dev->verdicts && i < l->n; i++)
         PM_TRY(remember(dev, &l->list[i]));
@@ -516,7 +524,9 @@ pm_status pm_device_test(pm_device *dev, pm_trial_row **rows, int *n) {
     use_list l = {.n = 0};
     *rows = NULL;
     *n = 0;
-    pm_status status = try_all(dev, &l, rows, n);
+    pm_status status = pm_selftest_list(dev, &l.list, &l.n);
+    if (status == PM_OK)
+        status = try_list(dev, &l, rows, n);
     pm_free(l.list);
     return status;
 }

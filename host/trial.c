@@ -417,7 +417,7 @@ static void try_gather(pm_lab *lab, const pm_kernel_use *use, const char *name) 
     enum { N = 5, M = 3, PARTS = 37 };
     static const uint32_t index[M] = {4, 0, 4};
     (void)name;
-    uint32_t dim = 2 * use->spec[0] + 5;
+    uint32_t dim = 2 * use->spec[0] + PARTS;
     float *normed = floats(lab, (size_t)N * dim, -1, 1), *parts = floats(lab, (size_t)N * dim, 0, 1);
     pm_hidden src = {.normed = activation(lab, N, dim, normed), .squares = activation(lab, N, dim, parts), .n_parts = PARTS};
     pm_hidden dst = {.normed = activation(lab, M, dim, NULL), .squares = activation(lab, M, dim, NULL)};

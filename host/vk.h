@@ -155,6 +155,9 @@ bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use);
 // The error of a use that is bad with nothing to take its place. What only the disk says is tried once more before (PM_OK).
 pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use);
 
+// Every use that `pumice devices --test` tries, without a verdict; *list is the caller's to pm_free.
+pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n);
+
 // variant.c: the ways to compute the same; op_*.c ask for one, selftest.c and tune.c go through all
 typedef struct pm_variant {
     const char *name;
