@@ -184,10 +184,7 @@ typedef struct values {
 
 static const app_option options[] = {
     {.name = "--json", .help = "all that is known of each device, as JSON", .kind = APP_FLAG, .offset = offsetof(values, json)},
-    {.name = "--test",
-     .help = "try every kernel: is it right on this driver?",
-     .kind = APP_FLAG,
-     .offset = offsetof(values, test)},
+    {.name = "--test", .help = "try every kernel: is it right on this driver?", .kind = APP_FLAG, .offset = offsetof(values, test)},
 };
 
 static pm_status print_lines(const pm_device_info *infos, int n, bool test) {

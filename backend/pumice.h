@@ -23,8 +23,8 @@ PM_API_BEGIN
 typedef struct pm_model pm_model;
 
 typedef enum pm_precision {
-    PM_PRECISION_F16, // KV cache in halves; sums in f32
-    PM_PRECISION_F32, // KV cache in floats too
+    PM_PRECISION_F16, // KV cache in halves, and products of halves where the device is good at them; sums in f32
+    PM_PRECISION_F32, // floats throughout
 } pm_precision;
 
 typedef struct pm_model_options {

@@ -41,7 +41,7 @@ typedef struct generation {
 struct pm_session {
     pm_model *model;
     uint32_t ctx, n_seqs, max_rows, max_out;
-    bool profiled;
+    bool profiled, exact;
 
     pm_slabs *slabs;
     pm_activations act;
@@ -150,6 +150,7 @@ static pm_status open_session(pm_session *s, const pm_session_options *options) 
     pm_session_sizes sizes;
     PM_TRY(pm_plan_session(s->model->dev, &s->model->config, options, &sizes));
     s->profiled = options && options->profile;
+    s->exact = options && options->precision == PM_PRECISION_F32;
     s->ctx = sizes.ctx;
     s->n_seqs = sizes.n_seqs;
     s->max_rows = sizes.max_rows;
@@ -248,6 +249,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
 // A rehearsal first, so that kernels that are new here are tried, and pipelines that are not there yet are made in parallel.
 static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
+    pm_cmd_exact(cmd, s->exact);
     do {
         pm_cmd_begin_dry(cmd);
         PM_TRY(record_pass(s, p, cmd));
@@ -557,6 +559,7 @@ pm_status pm_session_tune(pm_session *s, double seconds, bool again) {
     PM_TRY(wait_all(s));
     PM_TRY(pm_cmd_open(s->model->dev, "rehearsal", &cmd));
     pm_cmd_note_products(cmd, true);
+    pm_cmd_exact(cmd, s->exact);
     pm_status status = tune_passes(s, cmd, seconds, again);
     pm_cmd_close(&cmd);
     for (int i = 0; i < MAX_RECORDINGS; i++)

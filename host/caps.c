@@ -1,5 +1,6 @@
 // What each kind of device is given to work with, and the only place for vendor and driver names and PM_* overrides.
 #include "host/caps.h"
+#include "shaders/abi.h"
 #include "volk.h"
 
 #include <stdlib.h>
@@ -150,11 +151,38 @@ static uint32_t without(void) {
 
 // ---- filling ----------------------------------------------------------------------------------------------------------
 
-static bool has_coopmat(const pm_device_info *info) {
-    for (int i = 0; i < info->n_coopmats; i++)
-        if (!strcmp(info->coopmats[i].a, "f16") && !strcmp(info->coopmats[i].c, "f32"))
-            return true;
-    return false;
+// The matrices of halves with sums in floats: the squarest of those that divide our blocks.
+static const pm_coopmat_info *find_coopmat(const pm_device_info *info) {
+    const pm_coopmat_info *best = NULL;
+    for (int i = 0; i < info->n_coopmats; i++) {
+        const pm_coopmat_info *m = &info->coopmats[i];
+        bool fits = !strcmp(m->a, "f16") && !strcmp(m->c, "f32") && PM_BLOCK % m->k == 0 && m->m % 2 == 0;
+        if (fits && (!best || (m->m == m->n && best->m != best->n)))
+            best = m;
+    }
+    return best;
+}
+
+// 4 subgroups, 2 by 2. One of them takes 4 by 2 matrices of 16 (a tile of 128 rows by 64: 24 KiB of shared memory), of smaller ones
+// 2 by 2: those are what software drivers have, which write out every product. Subgroups of 32 where the device has a choice: that
+// is what AMD's and NVIDIA's matrices are made for.
+static bool lay_coopmat(const pm_device_info *info, pm_coopmat_shape *shape) {
+    const pm_coopmat_info *m = find_coopmat(info);
+    if (!m || !info->subgroup_size_control)
+        return false;
+    uint32_t subgroup = info->subgroup_min > 32 ? info->subgroup_min : info->subgroup_max < 32 ? info->subgroup_max : 32;
+    uint32_t workgroup = 4 * subgroup, rows = 2 * (m->m < 16 ? 2 : 4) * m->m;
+    *shape = (pm_coopmat_shape){
+        .workgroup = workgroup,
+        .subgroup = subgroup,
+        .m = m->m,
+        .n = m->n,
+        .k = m->k,
+        .rows = rows > workgroup ? rows : workgroup,
+        .cols = 2 * 2 * m->n,
+        .down = 2,
+    };
+    return workgroup <= info->max_invocations;
 }
 
 static uint32_t has(const pm_device_info *info) {
@@ -165,16 +193,16 @@ static uint32_t has(const pm_device_info *info) {
         bits |= PM_NEED_F16;
     if (info->int_dot)
         bits |= PM_NEED_INT_DOT;
-    if (has_coopmat(info))
+    if (lay_coopmat(info, &(pm_coopmat_shape){0}))
         bits |= PM_NEED_COOPMAT;
     return bits & ~without();
 }
 
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
-    uint32_t tiles = caps->use_tiles, staging = 0, self_test = 1;
+    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = 1;
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
-    override_u32("PM_TILES", 0, 1, &tiles);
+    override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
     override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
     override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);
@@ -184,7 +212,8 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_seconds("PM_TUNE", 1e6, &caps->tune_seconds);
     caps->chosen = is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES");
     caps->self_test = self_test;
-    caps->use_tiles = tiles;
+    caps->use_tiles = tiles > 0;
+    caps->use_coopmat = tiles == 2;
     caps->map_device = caps->map_device && !staging;
 }
 
@@ -204,6 +233,8 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
         .max_chunk = p == &gpu_profile && info->type != PM_DEVICE_DISCRETE ? SLOW_GPU_CHUNK : p->max_chunk,
         .map_device = info->unified_memory,
     };
+    caps->use_coopmat = p->use_tiles && caps->has & PM_NEED_COOPMAT;
+    lay_coopmat(info, &caps->coopmat);
     apply_overrides(info, caps);
 }
 

@@ -4,7 +4,8 @@
 // Overrides, for trying and testing; one that makes no sense is reported and ignored:
 //   PM_WITHOUT=subgroup,f16,int_dot,coopmat   the device is taken not to have these
 //   PM_MATVEC=workgroup,lanes,rows,max_cols   struct pm_matvec_shape of matvec; PM_MATVEC_BATCH: of matvec_batch
-//   PM_TILES=0|1  PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
+//   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices
+//   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
 //   PM_STAGING=1                              device memory is not mapped even where it could be
 //   PM_SELFTEST=0                             kernels are used without having been tried; PM_TRIAL_MS=n: the longest a trial may
@@ -33,12 +34,22 @@ typedef struct pm_matvec_shape {
     uint32_t max_cols;  // rows of x in one dispatch
 } pm_matvec_shape;
 
+// How matmul_cm is laid over a product, and the size of its matrices.
+typedef struct pm_coopmat_shape {
+    uint32_t workgroup, subgroup; // invocations
+    uint32_t m, n, k;             // rows of w, rows of x, columns of a matrix
+    uint32_t rows, cols;          // of a workgroup's tile: rows of w, a multiple of the workgroup; rows of x
+    uint32_t down;                // subgroups above one another
+} pm_coopmat_shape;
+
 typedef struct pm_caps {
     pm_device_class device_class;
     uint32_t has;                 // PM_NEED_* bits this device has
     pm_matvec_shape matvec;       // up to matvec.max_cols rows of x
     pm_matvec_shape matvec_batch; // more rows, where use_tiles is false
     bool use_tiles;               // matmul.comp for more rows than matvec.max_cols
+    bool use_coopmat;             // matmul_cm.comp instead, where halves are exact enough
+    pm_coopmat_shape coopmat;     // where use_coopmat
     uint64_t max_binding;         // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
     uint32_t max_groups;          // of dispatch dimension x
     uint32_t attend_split;        // positions a split of the cache

@@ -37,6 +37,7 @@ struct pm_cmd {
     int n_dispatches;
     pm_kernel_use *uses; // of a rehearsal
     int n_uses, uses_capacity;
+    bool exact;
     bool stale;           // one of them was found bad
     bool noting;          // products too
     pm_problem *problems; // the products of a rehearsal by shape
@@ -247,6 +248,14 @@ void pm_cmd_profile(pm_cmd *cmd, bool on) {
     cmd->profile = on;
 }
 
+void pm_cmd_exact(pm_cmd *cmd, bool exact) {
+    cmd->exact = exact;
+}
+
+bool pm_cmd_is_exact(const pm_cmd *cmd) {
+    return cmd->exact;
+}
+
 void pm_cmd_label(pm_cmd *cmd, const char *label) {
     cmd->label = label;
 }
@@ -345,7 +354,7 @@ static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
     for (int i = 0; i < cmd->n_problems; i++) {
         const pm_linear_shape *s = &cmd->problems[i].shape;
         if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
-            s->n == shape->n)
+            s->n == shape->n && s->exact == shape->exact)
             return &cmd->problems[i];
     }
     return NULL;

@@ -168,6 +168,10 @@ pm_status pm_tune_plan(const pm_device *dev, pm_tune_row **rows, int *n);
 
 // ---- copies and times -------------------------------------------------------------------------------------------------
 
+// Operands stay floats in what is recorded from now on: no kernel that multiplies halves is chosen.
+void pm_cmd_exact(pm_cmd *cmd, bool exact);
+bool pm_cmd_is_exact(const pm_cmd *cmd);
+
 void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src); // sizes equal, multiples of 4
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst);
 

@@ -205,6 +205,13 @@ static void make_pipeline(void *user, int i) {
                                                   .pName = "main",
                                                   .pSpecializationInfo = &spec},
                                         .layout = dev->kernels->layout};
+    VkPipelineShaderStageRequiredSubgroupSizeCreateInfo subgroup = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
+        .requiredSubgroupSize = p->use.spec[2]};
+    if ((kernel->needs & PM_NEED_COOPMAT) && p->use.n_spec > 2) {
+        info.stage.pNext = &subgroup;
+        info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
+    }
     p->result = dev->fn.vkCreateComputePipelines(dev->vk, dev->kernels->cache, 1, &info, NULL, &p->vk);
     if (p->result != VK_SUCCESS)
         p->vk = VK_NULL_HANDLE;

@@ -17,9 +17,11 @@ typedef struct linear {
 // The kernel for n rows of x, and how it is laid over the matrix.
 typedef struct tiling {
     pm_kernel_id kernel;
-    uint32_t workgroup, lanes, rows; // specialization constants; lanes and rows are matvec's
+    uint32_t workgroup;
+    uint32_t spec[7]; // what follows the epilogue
+    int n_spec;
     uint32_t rows_a_group, cols_a_group;
-    bool exact_cols; // the last columns want a dispatch of their own: the number of columns is a constant of the kernel
+    bool exact_cols; // spec[n_spec] is the number of columns: the last ones want a dispatch of their own
 } tiling;
 
 static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
@@ -28,7 +30,7 @@ static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
         PM_DTYPES(X)
 #undef X
     };
-    return (tiling){kernels[dtype], s.workgroup, s.lanes, s.rows, s.workgroup / s.lanes * s.rows, s.max_cols, true};
+    return (tiling){kernels[dtype], s.workgroup, {s.lanes, s.rows}, 2, s.workgroup / s.lanes * s.rows, s.max_cols, true};
 }
 
 static tiling matmul_tiling(pm_dtype dtype) {
@@ -37,11 +39,23 @@ static tiling matmul_tiling(pm_dtype dtype) {
         PM_DTYPES(X)
 #undef X
     };
-    return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, 0, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
+    return (tiling){kernels[dtype], PM_TILE_ROWS * PM_TILE_COLS / 16, {0}, 0, PM_TILE_ROWS, PM_TILE_COLS, false};
 }
 
-static tiling tiling_of(pm_dtype dtype, const pm_variant *v) {
-    return v->tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, v->shape);
+static tiling coopmat_tiling(pm_dtype dtype, const pm_coopmat_shape *s) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_matmul_cm_##small,
+        PM_DTYPES(X)
+#undef X
+    };
+    return (tiling){kernels[dtype], s->workgroup, {s->subgroup, s->m, s->n, s->k, s->rows, s->cols, s->down}, 7, s->rows,
+                    s->cols,        false};
+}
+
+static tiling tiling_of(const pm_caps *caps, pm_dtype dtype, const pm_variant *v) {
+    if (v->by == PM_BY_MATVEC)
+        return matvec_tiling(dtype, v->shape);
+    return v->by == PM_BY_TILES ? matmul_tiling(dtype) : coopmat_tiling(dtype, &caps->coopmat);
 }
 
 // How many of n rows of x go into dispatches of cols_a_group each; the rest is one more.
@@ -50,12 +64,15 @@ static uint32_t whole_cols(const tiling *t, uint32_t n) {
 }
 
 static pm_kernel_use use_of(const tiling *t, uint32_t epilogue, uint32_t cols) {
-    return (pm_kernel_use){
-        .id = t->kernel, .spec = {t->workgroup, epilogue, t->lanes, t->rows, cols}, .n_spec = t->exact_cols ? 5 : 2};
+    pm_kernel_use use = {.id = t->kernel, .spec = {t->workgroup, epilogue}, .n_spec = 2 + t->n_spec + t->exact_cols};
+    memcpy(use.spec + 2, t->spec, sizeof(t->spec));
+    if (t->exact_cols)
+        use.spec[2 + t->n_spec] = cols;
+    return use;
 }
 
-int pm_linear_uses(const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]) {
-    tiling t = tiling_of(shape->dtype, variant);
+int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]) {
+    tiling t = tiling_of(caps, shape->dtype, variant);
     uint32_t whole = whole_cols(&t, shape->n);
     int n = 0;
     if (whole > 0)
@@ -66,10 +83,16 @@ int pm_linear_uses(const pm_linear_shape *shape, const pm_variant *variant, pm_k
 }
 
 static tiling pick_tiling(pm_cmd *cmd, const linear *op) {
-    pm_linear_shape shape = {.dtype = op->w.dtype, .epilogue = op->epilogue, .rows = op->w.rows, .cols = op->w.cols, .n = op->n};
-    pm_variant v = pm_variant_linear(pm_cmd_device(cmd), &shape);
+    const pm_device *dev = pm_cmd_device(cmd);
+    pm_linear_shape shape = {.dtype = op->w.dtype,
+                             .epilogue = op->epilogue,
+                             .rows = op->w.rows,
+                             .cols = op->w.cols,
+                             .n = op->n,
+                             .exact = pm_cmd_is_exact(cmd)};
+    pm_variant v = pm_variant_linear(dev, &shape);
     pm_cmd_note_product(cmd, &shape, &op->w);
-    return tiling_of(shape.dtype, &v);
+    return tiling_of(&dev->caps, shape.dtype, &v);
 }
 
 static pm_slice rows_of(pm_slice plane, uint32_t all, uint32_t row, uint32_t rows) {

@@ -462,10 +462,10 @@ static pm_status add_products(use_list *l, const pm_device *dev, pm_dtype dtype)
                                          PM_LINEAR_NORM | PM_LINEAR_BIAS};
     pm_variant v;
     for (uint32_t e = 0; e < (dtype == PM_F16 ? 4 : 2); e++) {
-        uint32_t n = e % 2 ? 64 : 1;
-        for (int i = 0; pm_variant_at(dev, n, i, &v); i++) {
+        pm_linear_shape shape = {.dtype = dtype, .epilogue = epilogues[e], .n = e % 2 ? 64 : 1};
+        for (int i = 0; pm_variant_at(dev, &shape, i, &v); i++) {
             pm_kernel_use uses[2];
-            int n_uses = pm_linear_uses(&(pm_linear_shape){.dtype = dtype, .epilogue = epilogues[e], .n = n}, &v, uses);
+            int n_uses = pm_linear_uses(&dev->caps, &shape, &v, uses);
             for (int u = 0; u < n_uses; u++)
                 if (pm_kernel_available(dev, uses[u].id))
                     PM_TRY(add_use(l, &uses[u]));

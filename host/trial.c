@@ -34,7 +34,8 @@ struct pm_lab {
     uint64_t used;
     pm_slice guards[MAX_PIECES];
     int n_guards;
-    bool full; // the case is larger than the lab: nothing is proved then
+    bool halves; // a product multiplies them
+    bool full;   // the case is larger than the lab: nothing is proved then
     uint64_t random;
     double error, ms;
     pm_status status; // the first that is not PM_OK
@@ -190,6 +191,12 @@ static double tolerance(uint32_t length, double size) {
     return FLT_EPSILON * (8 + sqrt(length)) * size;
 }
 
+// Where both factors of a term were rounded to halves before: 2^-11 of each, and eight deviations of the sum where there are many.
+static double product_tolerance(const pm_lab *lab, uint32_t length, double size) {
+    double halves = lab->halves ? fmin(0x1p-10, 0x1p-8 / sqrt(length)) : 0;
+    return tolerance(length, size) + halves * size;
+}
+
 static void compare(pm_lab *lab, double got, double want, double allowed) {
     double off = fabs(got - want), ratio = off == 0 ? 0 : off / allowed;
     if (!(ratio <= lab->error))
@@ -256,10 +263,17 @@ typedef struct product {
     uint32_t epilogue, rows, cols, n;
 } product;
 
+static void compare_products(pm_lab *lab, pm_tensor got, const double *want, const double *size, uint32_t length) {
+    const uint32_t *words = result_at(lab, got.data);
+    for (size_t at = 0; at < (size_t)got.rows * got.cols; at++)
+        compare(lab, float_at(words, at / got.cols * got.stride + at % got.cols), want[at],
+                product_tolerance(lab, length, size[at]));
+}
+
 static void compare_norm(pm_lab *lab, const product *p, pm_tensor y, const pm_ref_linear_args *args) {
     double *want = doubles(lab, (size_t)p->n * p->rows), *size = doubles(lab, (size_t)p->n * p->rows);
     pm_ref_linear(args, want, size);
-    compare_tensor(lab, y, want, size, p->cols);
+    compare_products(lab, y, want, size, p->cols);
 }
 
 static void try_norm_linear(pm_lab *lab, const product *p) {
@@ -301,19 +315,19 @@ static void try_norm_linear(pm_lab *lab, const product *p) {
 static void compare_hidden(pm_lab *lab, const product *p, const pm_hidden *h, const float *gain, const double *want,
                            const double *size) {
     const uint32_t *normed = result_at(lab, h->normed.data), *squares = result_at(lab, h->squares.data);
-    compare_tensor(lab, h->x, want, size, p->cols);
+    compare_products(lab, h->x, want, size, p->cols);
     for (uint32_t r = 0; r < p->n; r++) {
         double sum = 0, sum_size = 0, got = 0;
         for (uint32_t i = 0; i < p->rows; i++) {
             size_t at = (size_t)r * p->rows + i;
             compare(lab, float_at(normed, (uint64_t)r * h->normed.stride + i), want[at] * gain[i],
-                    tolerance(p->cols, size[at] * fabs(gain[i])));
+                    product_tolerance(lab, p->cols, size[at] * fabs(gain[i])));
             sum += want[at] * want[at];
             sum_size += want[at] * want[at] + 2 * fabs(want[at]) * size[at];
         }
         for (uint32_t i = 0; i < h->n_parts; i++)
             got += float_at(squares, (uint64_t)r * h->squares.stride + i);
-        compare(lab, got, sum, tolerance(p->cols > p->rows ? p->cols : p->rows, sum_size));
+        compare(lab, got, sum, product_tolerance(lab, p->cols > p->rows ? p->cols : p->rows, sum_size));
     }
 }
 
@@ -338,15 +352,14 @@ static void try_linear_add(pm_lab *lab, const product *p) {
     compare_hidden(lab, p, &h, gain, want, size);
 }
 
-static bool read_dtype(const char *name, pm_dtype *dtype) {
+static bool read_dtype(const char *small_name, pm_dtype *dtype) {
     static const char *const names[PM_DTYPE_COUNT] = {
 #define X(id, small, ggml, elements, bytes) [PM_##id] = #small,
         PM_DTYPES(X)
 #undef X
     };
-    const char *suffix = strchr(name, '_');
-    for (int d = 0; suffix && d < PM_DTYPE_COUNT; d++)
-        if (!strcmp(suffix + 1, names[d])) {
+    for (int d = 0; d < PM_DTYPE_COUNT; d++)
+        if (!strcmp(small_name, names[d])) {
             *dtype = (pm_dtype)d;
             return true;
         }
@@ -355,37 +368,55 @@ static bool read_dtype(const char *name, pm_dtype *dtype) {
 
 // Rows that leave the second group unfinished, more blocks than lanes share and an odd number of them, columns that fill no block
 // where the type lets them, and twice the columns of a dispatch, or one more than a tile has.
-static void try_linear(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_laid_out(pm_lab *lab, product *p, const pm_variant *v, uint32_t lanes, uint32_t group_rows, uint32_t n) {
+    uint32_t element = pm_dtype_get(p->dtype)->block_elements;
+    bool pairs = (p->epilogue & PM_LINEAR_GLU) != 0;
+    p->n = n;
+    p->rows = 2 * group_rows - 1 < MAX_ROWS ? 2 * group_rows - 1 : MAX_ROWS;
+    p->rows -= pairs && p->rows > 1;
+    p->rows += pairs && p->rows % 2;
+    p->cols = (lanes > 1 ? lanes + 3 : 3) * PM_BLOCK;
+    p->cols = element > 1 ? (uint32_t)pm_round_up(p->cols, element) : p->cols - 3;
+    lab->dev->forced = v;
+    if (p->epilogue & PM_LINEAR_ADD)
+        try_linear_add(lab, p);
+    else
+        try_norm_linear(lab, p);
+    lab->dev->forced = NULL;
+}
+
+static void try_matvec(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     const uint32_t *spec = use->spec;
     product p = {.epilogue = spec[1]};
-    lab->full = !read_dtype(name, &p.dtype);
-    if (lab->full)
-        return;
-    uint32_t element = pm_dtype_get(p.dtype)->block_elements;
-    pm_variant v = {.tiles = use->n_spec == 2, .shape = {spec[0], spec[2], spec[3], spec[4]}};
-    uint32_t lanes = v.tiles ? 1 : spec[2], group = v.tiles ? PM_TILE_ROWS : spec[0] / lanes * spec[3];
-    p.n = v.tiles ? PM_TILE_COLS + 1 : 2 * spec[4];
-    p.rows = 2 * group - 1 < MAX_ROWS ? 2 * group - 1 : MAX_ROWS;
-    p.rows -= p.epilogue & PM_LINEAR_GLU && p.rows > 1 ? p.rows % 2 : 0;
-    p.rows += p.epilogue & PM_LINEAR_GLU ? p.rows % 2 : 0;
-    p.cols = (lanes > 1 ? lanes + 3 : 3) * PM_BLOCK;
-    p.cols = element > 1 ? (uint32_t)pm_round_up(p.cols, element) : p.cols - 3;
-    lab->dev->forced = &v;
-    if (p.epilogue & PM_LINEAR_ADD)
-        try_linear_add(lab, &p);
-    else
-        try_norm_linear(lab, &p);
-    lab->dev->forced = NULL;
+    pm_variant v = {.by = PM_BY_MATVEC, .shape = {spec[0], spec[2], spec[3], spec[4]}};
+    if (read_dtype(type, &p.dtype))
+        try_laid_out(lab, &p, &v, spec[2], spec[0] / spec[2] * spec[3], 2 * spec[4]);
+}
+
+static void try_matmul(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    product p = {.epilogue = use->spec[1]};
+    pm_variant v = {.by = PM_BY_TILES};
+    if (read_dtype(type, &p.dtype))
+        try_laid_out(lab, &p, &v, 1, PM_TILE_ROWS, PM_TILE_COLS + 1);
+}
+
+static void try_matmul_cm(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    const uint32_t *spec = use->spec;
+    product p = {.epilogue = spec[1]};
+    pm_variant v = {.by = PM_BY_MATRICES};
+    lab->dev->caps.coopmat = (pm_coopmat_shape){spec[0], spec[2], spec[3], spec[4], spec[5], spec[6], spec[7], spec[8]};
+    lab->halves = true;
+    if (read_dtype(type, &p.dtype))
+        try_laid_out(lab, &p, &v, 1, spec[6], spec[7] + 1);
 }
 
 // ---- cases: what touches each element once ----------------------------------------------------------------------------
 
-static void try_embed(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_embed(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { VOCAB = 7, N = 4 };
     static const struct pm_row rows[N] = {{.token = 6}, {.token = 0}, {.token = 3}, {.token = 6}};
     pm_dtype dtype;
-    lab->full = !read_dtype(name, &dtype);
-    if (lab->full)
+    if (!read_dtype(type, &dtype))
         return;
     uint32_t element = pm_dtype_get(dtype)->block_elements, dim = (use->spec[0] + 3) * PM_BLOCK;
     dim = element > 1 ? (uint32_t)pm_round_up(dim, element) : dim - 3;
@@ -413,10 +444,10 @@ static void try_embed(pm_lab *lab, const pm_kernel_use *use, const char *name) {
                 tolerance(dim, 4 * squares[r]));
 }
 
-static void try_gather(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_gather(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { N = 5, M = 3, PARTS = 37 };
     static const uint32_t index[M] = {4, 0, 4};
-    (void)name;
+    (void)type;
     uint32_t dim = 2 * use->spec[0] + PARTS;
     float *normed = floats(lab, (size_t)N * dim, -1, 1), *parts = floats(lab, (size_t)N * dim, 0, 1);
     pm_hidden src = {.normed = activation(lab, N, dim, normed), .squares = activation(lab, N, dim, parts), .n_parts = PARTS};
@@ -437,7 +468,7 @@ static void try_gather(pm_lab *lab, const pm_kernel_use *use, const char *name) 
 }
 
 // Greedy; top-k; top-p and min-p. What is drawn must be among the ids that the sampling leaves.
-static void try_sample(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_sample(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { M = 3 };
     static const struct pm_sampling sampling[M] = {
         {.temperature = 0, .top_p = 1},
@@ -446,7 +477,7 @@ static void try_sample(pm_lab *lab, const pm_kernel_use *use, const char *name) 
     };
     static const uint32_t index[M] = {2, 0, 1};
     static const struct pm_row rows[M] = {{.seq = 1, .pos = 3}, {.seq = 2, .pos = 40}, {.seq = 0, .pos = 0}};
-    (void)name;
+    (void)type;
     uint32_t n_valid = 2 * use->spec[0] + 7, vocab = n_valid + 9;
     float *logits = floats(lab, (size_t)M * vocab, -8, 8);
     for (uint32_t m = 0; m < M; m++)
@@ -518,11 +549,9 @@ static pm_kv take_cache(pm_lab *lab, pm_dtype dtype, uint32_t n_kv_heads, uint32
     return kv;
 }
 
-// The type of a cache that we know how to fill.
-static bool read_cache_dtype(const char *name, pm_dtype *dtype) {
-    size_t n = strlen(name);
-    *dtype = n > 4 && !strcmp(name + n - 4, "_f16") ? PM_F16 : PM_F32;
-    return *dtype == PM_F16 || (n > 4 && !strcmp(name + n - 4, "_f32"));
+// The types of a cache that we know how to fill.
+static bool read_cache_dtype(const char *small_name, pm_dtype *dtype) {
+    return read_dtype(small_name, dtype) && (*dtype == PM_F16 || *dtype == PM_F32);
 }
 
 static void compare_stored(pm_lab *lab, const pm_rope_store *op, uint32_t n_heads, const double *want, const double *size) {
@@ -542,12 +571,13 @@ static void compare_stored(pm_lab *lab, const pm_rope_store *op, uint32_t n_head
             }
 }
 
-static void try_rope_store(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_rope_store(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { N_HEADS = 3, N_KV_HEADS = 2, HEADS = N_HEADS + 2 * N_KV_HEADS };
     uint32_t dim = use->spec[1];
     bool norm = use->spec[2] != 0;
     pm_dtype dtype;
-    lab->full = !read_cache_dtype(name, &dtype);
+    if (!read_cache_dtype(type, &dtype))
+        return;
     float *qkv = floats(lab, (size_t)N_ROWS * HEADS * dim, -4, 4), *angles = take_room(lab, (size_t)POSITIONS * dim, sizeof(float));
     float *gains[2] = {floats(lab, dim, -1, 2), floats(lab, dim, -1, 2)};
     for (size_t i = 0; i < (size_t)POSITIONS * dim / 2; i++) {
@@ -634,11 +664,12 @@ static void compare_attended(pm_lab *lab, const pm_attend *op, pm_slice partial,
     }
 }
 
-static void try_attend(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { N_KV_HEADS = 2 };
     uint32_t dim = use->spec[1], n_heads = use->spec[2] * N_KV_HEADS, count = N_ROWS * n_heads * dim;
     pm_dtype dtype;
-    lab->full = !read_cache_dtype(name, &dtype);
+    if (!read_cache_dtype(type, &dtype))
+        return;
     pm_kv kv = take_cache(lab, dtype, N_KV_HEADS, dim);
     float *q = floats(lab, count, -2, 2), *k = fill_cache(lab, &kv, true), *v = fill_cache(lab, &kv, false);
     pm_attend op = {.out = activation(lab, N_ROWS, n_heads * dim, NULL),
@@ -670,9 +701,9 @@ static void try_attend(pm_lab *lab, const pm_kernel_use *use, const char *name) 
     }
 }
 
-static void try_attend_merge(pm_lab *lab, const pm_kernel_use *use, const char *name) {
+static void try_attend_merge(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { N = 2, HEADS = 3, SPLITS = 5 };
-    (void)name;
+    (void)type;
     uint32_t dim = use->spec[1];
     float *parts = floats(lab, (size_t)N * HEADS * SPLITS * (dim + 2), 0.1f, 3);
     pm_kv kv = {.head_dim = dim};
@@ -695,32 +726,38 @@ static void try_attend_merge(pm_lab *lab, const pm_kernel_use *use, const char *
 
 // ---- the table --------------------------------------------------------------------------------------------------------
 
-// Whole names, or how they begin where a type follows; the first that fits.
+// Names, whole or up to a type; the first that fits.
 static const struct trial_case {
     const char *name;
-    bool typed;
-    void (*run)(pm_lab *lab, const pm_kernel_use *use, const char *name);
+    bool (*reads)(const char *small_name, pm_dtype *dtype); // of the types that it knows; NULL: there is none in the name
+    void (*run)(pm_lab *lab, const pm_kernel_use *use, const char *type);
 } cases[] = {
-    {"embed_", true, try_embed},   {"gather", false, try_gather},         {"matvec_", true, try_linear},
-    {"matmul_", true, try_linear}, {"rope_store_", true, try_rope_store}, {"attend_merge", false, try_attend_merge},
-    {"attend_", true, try_attend}, {"sample", false, try_sample},
+    {"embed_", read_dtype, try_embed},
+    {"gather", NULL, try_gather},
+    {"matvec_", read_dtype, try_matvec},
+    {"matmul_cm_", read_dtype, try_matmul_cm},
+    {"matmul_", read_dtype, try_matmul},
+    {"rope_store_", read_cache_dtype, try_rope_store},
+    {"attend_merge", NULL, try_attend_merge},
+    {"attend_", read_cache_dtype, try_attend},
+    {"sample", NULL, try_sample},
 };
 
-static const struct trial_case *find_case(const char *name) {
+// *type is what follows the case's name.
+static const struct trial_case *find_case(const char *name, const char **type) {
     pm_dtype dtype;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         size_t n = strlen(cases[i].name);
-        bool cached = cases[i].run == try_attend || cases[i].run == try_rope_store;
-        if (cases[i].typed
-                ? !strncmp(name, cases[i].name, n) && (cached ? read_cache_dtype(name, &dtype) : read_dtype(name, &dtype))
-                : !strcmp(name, cases[i].name))
+        *type = name + n;
+        if (!strncmp(name, cases[i].name, n) && (cases[i].reads ? cases[i].reads(*type, &dtype) : !**type))
             return &cases[i];
     }
     return NULL;
 }
 
 bool pm_lab_knows(pm_kernel_id id) {
-    return find_case(pm_kernel_get_info(id)->name) != NULL;
+    const char *type;
+    return find_case(pm_kernel_get_info(id)->name, &type) != NULL;
 }
 
 static pm_status open_lab(pm_lab *lab) {
@@ -782,11 +819,12 @@ static pm_fate judge(const pm_lab *lab) {
 }
 
 void pm_lab_try(pm_lab *lab, const pm_kernel_use *use, pm_verdict *verdict) {
-    const char *name = pm_kernel_get_info(use->id)->name;
-    const struct trial_case *c = find_case(name);
+    const char *type;
+    const struct trial_case *c = find_case(pm_kernel_get_info(use->id)->name, &type);
     lab->used = lab->room_used = 0;
     lab->n_guards = 0;
     lab->full = !c;
+    lab->halves = false;
     lab->error = lab->ms = 0;
     lab->status = PM_OK;
     lab->random = 1;
@@ -795,7 +833,7 @@ void pm_lab_try(pm_lab *lab, const pm_kernel_use *use, pm_verdict *verdict) {
     lab->status = pm_kernel_pipeline(lab->dev, use->id, use->spec, use->n_spec, &pipeline);
     lab->dev->forced_workgroup = use->n_spec == 1 ? use->spec[0] : 0;
     if (c && lab->status == PM_OK)
-        c->run(lab, use, name);
+        c->run(lab, use, type);
     lab->dev->forced_workgroup = 0;
     *verdict = (pm_verdict){.use = *use, .fate = judge(lab), .error = lab->error, .ms = lab->ms};
 }

@@ -13,6 +13,8 @@
 typedef enum row_class { ROWS_ONE, ROWS_FEW, ROWS_MANY } row_class;
 enum { FEW = 8 };
 static const char *const class_names[] = {"one", "few", "many"};
+static const char *const kernel_names[] = {[PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices"};
+#define EXACT 0x100u // in a file: a bit of the epilogue
 
 typedef struct entry {
     pm_linear_shape shape; // n: of the class, not of the shape
@@ -68,11 +70,12 @@ static pm_status remember(pm_device *dev, const entry *e) {
 
 static void write_entry(pm_text *text, const entry *e) {
     const pm_matvec_shape *s = &e->variant.shape;
-    pm_text_add(
-        text,
-        "%s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %s %" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32 " %.1f %.1f\n",
-        pm_dtype_get(e->shape.dtype)->name, e->shape.epilogue, e->shape.rows, e->shape.cols, e->shape.n, e->tuned ? "won" : "stays",
-        e->variant.tiles ? "tiles" : "matvec", s->workgroup, s->lanes, s->rows, s->max_cols, e->usual_us, e->us);
+    pm_text_add(text,
+                "%s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %s %" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32
+                " %.1f %.1f\n",
+                pm_dtype_get(e->shape.dtype)->name, e->shape.epilogue | (e->shape.exact ? EXACT : 0), e->shape.rows, e->shape.cols,
+                e->shape.n, e->tuned ? "won" : "stays", kernel_names[e->variant.by], s->workgroup, s->lanes, s->rows, s->max_cols,
+                e->usual_us, e->us);
 }
 
 static bool read_dtype(const char *name, pm_dtype *dtype) {
@@ -84,10 +87,19 @@ static bool read_dtype(const char *name, pm_dtype *dtype) {
     return false;
 }
 
+static bool read_kernel(const char *name, pm_product_kernel *by) {
+    for (int k = PM_BY_MATVEC; k <= PM_BY_MATRICES; k++)
+        if (!strcmp(kernel_names[k], name)) {
+            *by = (pm_product_kernel)k;
+            return true;
+        }
+    return false;
+}
+
 // Only what the table of variants has for this device is taken from a file.
-static bool is_in_table(const pm_device *dev, uint32_t n, pm_variant *variant) {
+static bool is_in_table(const pm_device *dev, const pm_linear_shape *shape, pm_variant *variant) {
     pm_variant v;
-    for (int i = 0; pm_variant_at(dev, n, i, &v); i++)
+    for (int i = 0; pm_variant_at(dev, shape, i, &v); i++)
         if (pm_variant_same(&v, variant)) {
             *variant = v;
             return true;
@@ -96,19 +108,21 @@ static bool is_in_table(const pm_device *dev, uint32_t n, pm_variant *variant) {
 }
 
 static bool read_entry(const pm_device *dev, const char *line, entry *e) {
-    char dtype[16], how[8], kernel[8];
+    char dtype[16], how[8], kernel[12];
     *e = (entry){.rows = ROWS_ONE};
     pm_linear_shape *s = &e->shape;
     pm_matvec_shape *m = &e->variant.shape;
     int n = sscanf(line,
-                   "%15s %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %7s %7s %" SCNu32 ",%" SCNu32 ",%" SCNu32 ",%" SCNu32
+                   "%15s %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %7s %11s %" SCNu32 ",%" SCNu32 ",%" SCNu32 ",%" SCNu32
                    " %lf %lf",
                    dtype, &s->epilogue, &s->rows, &s->cols, &s->n, how, kernel, &m->workgroup, &m->lanes, &m->rows, &m->max_cols,
                    &e->usual_us, &e->us);
     e->rows = class_of(s->n);
     e->tuned = n == 13 && !strcmp(how, "won");
-    e->variant.tiles = n == 13 && !strcmp(kernel, "tiles");
-    return n == 13 && s->n > 0 && read_dtype(dtype, &s->dtype) && is_in_table(dev, s->n, &e->variant);
+    s->exact = (s->epilogue & EXACT) != 0;
+    s->epilogue &= ~EXACT;
+    return n == 13 && s->n > 0 && read_dtype(dtype, &s->dtype) && read_kernel(kernel, &e->variant.by) &&
+           is_in_table(dev, s, &e->variant);
 }
 
 // What this process knows stands; what another has measured meanwhile is added.
@@ -288,8 +302,8 @@ static pm_status try_variants(bench *b) {
     pm_variant v;
     int n = 0;
     bool found_bad;
-    for (int i = 0; n + 2 <= 64 && pm_variant_at(b->dev, b->problem->shape.n, i, &v); i++)
-        n += pm_linear_uses(&b->problem->shape, &v, uses + n);
+    for (int i = 0; n + 2 <= 64 && pm_variant_at(b->dev, &b->problem->shape, i, &v); i++)
+        n += pm_linear_uses(&b->dev->caps, &b->problem->shape, &v, uses + n);
     return pm_selftest_uses(b->dev, uses, n, &found_bad);
 }
 
@@ -300,7 +314,7 @@ static bool has_time(const bench *b) {
 // The default's runner comes in and the winner's goes out.
 static pm_status find_best(bench *b, runner *best) {
     pm_variant v;
-    for (int i = 1; has_time(b) && pm_variant_at(b->dev, b->problem->shape.n, i, &v); i++)
+    for (int i = 1; has_time(b) && pm_variant_at(b->dev, &b->problem->shape, i, &v); i++)
         if (pm_variant_right(b->dev, &b->problem->shape, &v) && !pm_variant_same(&v, &best->variant))
             PM_TRY(challenge(b, &v, best));
     return PM_OK;
@@ -336,9 +350,9 @@ static pm_status tune_problem(bench *b) {
     runner best = {.cmd = NULL};
     pm_variant usual;
     PM_TRY(try_variants(b));
-    pm_variant_at(b->dev, b->problem->shape.n, 0, &usual);
+    pm_variant_at(b->dev, &b->problem->shape, 0, &usual);
     if (!pm_variant_right(b->dev, &b->problem->shape, &usual)) // quarantined: what the self-test left is the default
-        for (int i = 1; pm_variant_at(b->dev, b->problem->shape.n, i, &usual); i++)
+        for (int i = 1; pm_variant_at(b->dev, &b->problem->shape, i, &usual); i++)
             if (pm_variant_right(b->dev, &b->problem->shape, &usual))
                 break;
     pm_status status = open_runner(b, &usual, &best);
@@ -413,8 +427,8 @@ static void describe(const entry *e, pm_tune_row *row) {
                          .tuned = e->tuned,
                          .usual_us = e->usual_us,
                          .us = e->us};
-    if (e->variant.tiles)
-        snprintf(row->variant, sizeof(row->variant), "tiles");
+    if (e->variant.by != PM_BY_MATVEC)
+        snprintf(row->variant, sizeof(row->variant), "%s", kernel_names[e->variant.by]);
     else
         snprintf(row->variant, sizeof(row->variant), "%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32, s->workgroup, s->lanes,
                  s->rows, s->max_cols);

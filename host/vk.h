@@ -85,7 +85,8 @@ VkDescriptorSetLayout pm_kernels_set_layout(const pm_device *dev);
 // The pipeline of a kernel with these specialization constants; made at the first call, owned by the device.
 pm_status pm_kernel_pipeline(pm_device *dev, pm_kernel_id id, const uint32_t *spec, int n_spec, VkPipeline *pipeline);
 
-// A kernel with its specialization constants 0 .. n_spec - 1; constant 0 is the workgroup's size.
+// A kernel with its specialization constants 0 .. n_spec - 1; constant 0 is the workgroup's size. Where the kernel needs
+// cooperative matrices constant 2 is the subgroup's size, and the pipeline is made with whole subgroups of it.
 typedef struct pm_kernel_use {
     pm_kernel_id id;
     uint32_t spec[PM_MAX_SPEC];
@@ -159,9 +160,14 @@ pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use);
 pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n);
 
 // variant.c: the ways to compute the same; op_*.c ask for one, selftest.c and tune.c go through all
+typedef enum pm_product_kernel {
+    PM_BY_MATVEC,  // of `shape`
+    PM_BY_TILES,   // matmul
+    PM_BY_MATRICES // matmul_cm, of caps.coopmat
+} pm_product_kernel;
 typedef struct pm_variant {
     const char *name;
-    bool tiles; // matmul; else matvec of this shape
+    pm_product_kernel by;
     pm_matvec_shape shape;
     uint32_t classes; // bits 1 << pm_device_class that may try it
 } pm_variant;
@@ -170,10 +176,11 @@ typedef struct pm_variant {
 typedef struct pm_linear_shape {
     pm_dtype dtype;
     uint32_t epilogue, rows, cols, n;
+    bool exact; // no kernel that multiplies halves
 } pm_linear_shape;
 
-// Number i of the variants that this device may take for n rows, the default first; false behind the last.
-bool pm_variant_at(const pm_device *dev, uint32_t n, int i, pm_variant *variant);
+// Number i of the variants that this device may take, the default first; false behind the last.
+bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm_variant *variant);
 // What was forced or tuned, else the first that is right; where none is, the default.
 pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant);
@@ -182,7 +189,7 @@ bool pm_variant_same(const pm_variant *a, const pm_variant *b);
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
 
 // op_linear.c: the uses that a product makes of kernels, one or two
-int pm_linear_uses(const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
+int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
 
 // op_attend.c: the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
 struct pm_attend;

@@ -435,8 +435,12 @@ static inline float check_got_float(pm_slice slice, uint64_t at) {
 // How far a float kernel may be off: each value is a sum of `length` terms whose absolute values make up `size`. A running sum
 // rounds `length` times by at most half an epsilon of what it has reached; roundings go both ways, so they grow like a random
 // walk. 8 more for the scale, the bias, and functions that Vulkan lets be off by 2 or 3 units.
+// check_halves: both factors of each term were rounded to halves before, by at most 2^-11 of themselves: 2^-10 of `size` in all,
+// and eight deviations of the sum where there are many terms.
+static bool check_halves;
 static inline double check_tolerance(uint32_t length, double size) {
-    return FLT_EPSILON * (8 + sqrt(length)) * size;
+    double halves = check_halves ? fmin(0x1p-10, 0x1p-8 / sqrt(length)) : 0;
+    return (FLT_EPSILON * (8 + sqrt(length)) + halves) * size;
 }
 
 typedef struct check_compare {

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "host/vk.h"
 
 enum { MEGABYTES = 12 };
 
@@ -206,6 +207,42 @@ static void every_type_in_tiles(void **state) {
         }
 }
 
+static void skip_without_coopmat(void) {
+    if (!check_halves) {
+        print_message("%s has no cooperative matrices of halves\n", check_dev->info.name);
+        skip();
+    }
+}
+
+// On cooperative matrices: every type with one epilogue, one with all, sizes around those of a tile.
+static void every_type_on_matrices(void **state) {
+    (void)state;
+    skip_without_coopmat();
+    uint32_t tile_rows = check_dev->caps.coopmat.rows, tile_cols = check_dev->caps.coopmat.cols;
+    const uint32_t rows[] = {tile_rows, tile_rows - 2, tile_rows + 2, 2, 1280};
+    const uint32_t counts[] = {tile_cols, tile_cols - 1, tile_cols + 1, 2, 2 * tile_cols + 1};
+    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+        for (int f = NORM; f <= ADD; f++) {
+            if ((d + (size_t)f) % 4 && check_dtypes[d] != PM_Q4_0)
+                continue; // a kernel takes the compiler of a software driver seconds
+            uint32_t i = (uint32_t)(d + (size_t)f) % CHECK_COUNT(rows), odd = f != GLU;
+            run_case(&(linear_case){.form = (form)f, .dtype = check_dtypes[d], .rows = rows[i], .cols = 32, .n = counts[i]});
+            run_case(&(linear_case){.form = (form)f, .dtype = check_dtypes[d], .rows = 330 + odd, .cols = 160, .n = 9});
+            run_case(&(linear_case){.form = (form)f, .dtype = check_dtypes[d], .rows = 66 + odd, .cols = 1024, .n = 65});
+        }
+}
+
+// Where the caller wants floats he gets floats.
+static void exact_in_spite_of_matrices(void **state) {
+    (void)state;
+    skip_without_coopmat();
+    check_halves = false;
+    pm_cmd_exact(check_cmd, true);
+    run_case(&(linear_case){.form = ADD, .dtype = PM_F16, .rows = 131, .cols = 160, .n = 33});
+    pm_cmd_exact(check_cmd, false);
+    check_halves = true;
+}
+
 // Another way to lay the product over the device, two columns a dispatch: every type with two of the epilogues.
 static void every_type_shaped(void **state) {
     (void)state;
@@ -385,6 +422,14 @@ static void tiles_cut(void **state) {
     cut(GLU, PM_Q4_0, 3);
 }
 
+static void matrices_cut(void **state) {
+    (void)state;
+    skip_without_coopmat();
+    cut(ADD, PM_F32, 9);
+    cut(ADD, PM_Q8_0, 8);
+    cut(GLU, PM_Q4_0, 3);
+}
+
 // Rows so long that not even one part can be bound: an error of the recording, nothing worse.
 static void rows_too_long(void **state) {
     (void)state;
@@ -458,7 +503,25 @@ static int open_tiles_cut(void **state) {
     return open_tiles(state);
 }
 
+// Weights that are halves of floats lose nothing that the tolerance does not allow for.
+static int open_coopmat(void **state) {
+    setenv("PM_TILES", "2", 1);
+    setenv("PM_MATVEC", "64,1,2,1", 1);
+    (void)state;
+    check_open(MEGABYTES);
+    check_halves = check_dev->caps.use_coopmat;
+    return 0;
+}
+
+static int open_coopmat_cut(void **state) {
+    char text[16];
+    snprintf(text, sizeof(text), "%d", BINDING);
+    setenv("PM_MAX_BINDING_BYTES", text, 1);
+    return open_coopmat(state);
+}
+
 static int close_shaped(void **state) {
+    check_halves = false;
     unsetenv("PM_MATVEC");
     unsetenv("PM_MATVEC_BATCH");
     unsetenv("PM_TILES");
@@ -478,11 +541,15 @@ int main(void) {
     const struct CMUnitTest tiles[] = {cmocka_unit_test(every_type_in_tiles), cmocka_unit_test(add_then_norm),
                                        cmocka_unit_test(several_tensors)};
     const struct CMUnitTest tiled_parts[] = {cmocka_unit_test(tiles_cut)};
+    const struct CMUnitTest matrices[] = {cmocka_unit_test(every_type_on_matrices), cmocka_unit_test(exact_in_spite_of_matrices)};
+    const struct CMUnitTest matrix_parts[] = {cmocka_unit_test(matrices_cut)};
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);
     failed += cmocka_run_group_tests_name("linear, 4 lanes a row", shaped, open_lanes_4, close_shaped);
     failed += cmocka_run_group_tests_name("linear, tiles", tiles, open_tiles, close_shaped);
     failed += cmocka_run_group_tests_name("linear, tiles in parts", tiled_parts, open_tiles_cut, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, matrices", matrices, open_coopmat, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, matrices in parts", matrix_parts, open_coopmat_cut, close_shaped);
     failed += cmocka_run_group_tests_name("linear in parts", parts, open_groups_of_128, close_shaped);
     failed += cmocka_run_group_tests_name("linear in parts, odd groups", odd_parts, open_groups_of_384, close_shaped);
     return failed != 0;

@@ -8,24 +8,27 @@
 #include <string.h>
 #include <vulkan/vulkan.h>
 #include "shaders/abi.h"
+#include "host/caps.h"
 #include "kernels_spv.h"
 
 typedef struct kernel {
     const char *name;
     const uint32_t *spirv;
-    size_t size; // bytes; 0: not made by this build's GLSL compiler
+    size_t size;    // bytes; 0: not made by this build's GLSL compiler
+    uint32_t needs; // bits of PM_NEED_*
 } kernel;
 
 static const kernel kernels[] = {
-#define PM_KERNEL(name, reads, writes, needs) {#name, pm_spv_##name, pm_spv_##name##_size},
+#define PM_KERNEL(name, reads, writes, needs) {#name, pm_spv_##name, pm_spv_##name##_size, needs},
 #include "kernels.def"
 #undef PM_KERNEL
 };
 
 // The specialization constants that host/op_*.c give the kernels for a GPU and Qwen3-4B's shapes, with and without a batch. A
-// kernel that no row fits is compiled with the defaults of its source.
+// kernel that no row fits is compiled with the defaults of its source. Constant 2 of a kernel with cooperative matrices is its
+// subgroup's size.
 typedef struct variant {
-    const char *prefix; // of the kernel's name
+    const char *prefix; // of the kernel's name; the longest that fits counts
     const char *label;
     uint32_t n_spec;
     uint32_t spec[PM_MAX_SPEC];
@@ -43,6 +46,9 @@ static const variant variants[] = {
     {"matmul_", "qkv", 2, {128, PM_LINEAR_NORM}},
     {"matmul_", "add", 2, {128, PM_LINEAR_ADD}},
     {"matmul_", "glu", 2, {128, PM_LINEAR_NORM | PM_LINEAR_GLU}},
+    {"matmul_cm_", "qkv", 9, {128, PM_LINEAR_NORM, 32, 16, 16, 16, 128, 64, 2}},
+    {"matmul_cm_", "add", 9, {128, PM_LINEAR_ADD, 32, 16, 16, 16, 128, 64, 2}},
+    {"matmul_cm_", "glu", 9, {128, PM_LINEAR_NORM | PM_LINEAR_GLU, 32, 16, 16, 16, 128, 64, 2}},
     {"rope_store_", "", 4, {32, 128, 1, 0}},
     {"attend_f", "head 128, group 4", 3, {64, 128, 4}},
     {"attend_f", "head 64, group 5", 3, {32, 64, 5}},
@@ -56,6 +62,7 @@ typedef struct gpu {
     VkPhysicalDevice physical;
     VkDevice vk;
     VkPipelineLayout layout;
+    bool coopmat;
     PFN_vkGetPipelineExecutableStatisticsKHR get_statistics;
 } gpu;
 
@@ -104,7 +111,8 @@ static void open_device(gpu *g) {
     if (!executable.pipelineExecutableInfo)
         check(VK_ERROR_FEATURE_NOT_PRESENT, "VK_KHR_pipeline_executable_properties");
 #ifdef VK_KHR_cooperative_matrix
-    if (coopmat.cooperativeMatrix)
+    g->coopmat = coopmat.cooperativeMatrix;
+    if (g->coopmat)
         extensions[n_extensions++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
 #endif
 
@@ -162,6 +170,12 @@ static VkPipeline make_pipeline(const gpu *g, const kernel *k, const variant *v)
                                                   .pName = "main",
                                                   .pSpecializationInfo = &spec},
                                         .layout = g->layout};
+    VkPipelineShaderStageRequiredSubgroupSizeCreateInfo subgroup = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = v->spec[2]};
+    if (k->needs & PM_NEED_COOPMAT) {
+        info.stage.pNext = &subgroup;
+        info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
+    }
     VkPipeline pipeline = VK_NULL_HANDLE;
     vkCreateComputePipelines(g->vk, VK_NULL_HANDLE, 1, &info, NULL, &pipeline);
     vkDestroyShaderModule(g->vk, module, NULL);
@@ -228,20 +242,27 @@ static bool print_pipeline(const gpu *g, const char *chip, const kernel *k, cons
     return fits;
 }
 
+static size_t fit(const kernel *k, const variant *v) {
+    size_t n = strlen(v->prefix);
+    return strncmp(k->name, v->prefix, n) == 0 ? n : 0;
+}
+
 static bool print_kernel(const gpu *g, const char *chip, const kernel *k) {
     static const variant defaults = {"", "defaults", 0, {0}};
     if (k->size == 0) {
         printf("%-10s %-16s not made by this build's GLSL compiler\n", chip, k->name);
         return true;
     }
-    bool fits = true, any = false;
-    for (size_t i = 0; i < N_VARIANTS; i++) {
-        if (strncmp(k->name, variants[i].prefix, strlen(variants[i].prefix)) != 0)
-            continue;
-        fits &= print_pipeline(g, chip, k, &variants[i]);
-        any = true;
-    }
-    return any ? fits : print_pipeline(g, chip, k, &defaults);
+    if ((k->needs & PM_NEED_COOPMAT) && !g->coopmat)
+        return true; // never made there
+    bool fits = true;
+    size_t longest = 0;
+    for (size_t i = 0; i < N_VARIANTS; i++)
+        longest = fit(k, &variants[i]) > longest ? fit(k, &variants[i]) : longest;
+    for (size_t i = 0; i < N_VARIANTS; i++)
+        if (longest > 0 && fit(k, &variants[i]) == longest)
+            fits &= print_pipeline(g, chip, k, &variants[i]);
+    return longest > 0 ? fits : print_pipeline(g, chip, k, &defaults);
 }
 
 int main(void) {

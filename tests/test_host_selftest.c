@@ -234,12 +234,12 @@ static void variants_take_turns(void **state) {
     pm_text lines = {.n = 0};
     pm_variant first = pm_variant_linear(dev, &shape), v;
     (void)state;
-    for (int i = 0; pm_variant_at(dev, shape.n, i, &v); i++) {
+    for (int i = 0; pm_variant_at(dev, &shape, i, &v); i++) {
         pm_variant chosen = pm_variant_linear(dev, &shape);
         assert_true(pm_variant_right(dev, &shape, &chosen));
         pm_kernel_use uses[2];
         char text[PM_USE_TEXT];
-        int n = pm_linear_uses(&shape, &chosen, uses);
+        int n = pm_linear_uses(&dev->caps, &shape, &chosen, uses);
         assert_in_range(n, 1, 2);
         for (int u = 0; u < n; u++)
             pm_text_add(&lines, "%s wrong 9 1\n", pm_kernel_use_text(&uses[u], text));
@@ -266,7 +266,7 @@ static void a_plan_decides(void **state) {
     assert_true(find_plan("Q8_0 4 64 96 1 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
     assert_true(pm_variant_same(&v, &plain));
     assert_true(find_plan("Q8_0 4 64 96 64 won tiles 0,0,0,0 2.0 1.0\n", 9, &v));
-    assert_true(v.tiles);
+    assert_int_equal(v.by, PM_BY_TILES);
     assert_false(find_plan("Q8_0 4 64 96 1 won matvec 16,1,2,1 2.0 1.0\n", 2, &v));      // other rows of x
     assert_false(find_plan("Q8_0 4 65 96 1 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));      // another matrix
     assert_false(find_plan("Q8_0 4 64 96 1 stays matvec 16,1,2,1 2.0 1.0\n", 1, &v));    // the default is best
