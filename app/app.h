@@ -85,6 +85,7 @@ extern const app_command app_info;
 extern const app_command app_plan;
 extern const app_command app_tune;
 extern const app_command app_perplexity;
+extern const app_command app_quantize;
 extern const app_command app_tokenize;
 extern const app_command app_template;
 

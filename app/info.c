@@ -29,7 +29,7 @@ typedef struct info {
     const pm_tensor_view *tensors;
     size_t n_tensors;
     layer *layers; // (config->n_layers)
-    sum all, by_type[PM_DTYPE_COUNT];
+    sum all, by_type[PM_ALL_DTYPE_COUNT];
 } info;
 
 static uint64_t count_parameters(const pm_tensor_view *t) {
@@ -66,7 +66,7 @@ static pm_status gather(info *in) {
         const char *rest;
         int64_t number = split_name(in, t->name, &rest);
         add_tensor(&in->all, t);
-        add_tensor(&in->by_type[t->dtype], t);
+        add_tensor(&in->by_type[t->stored], t);
         if (number < 0)
             continue;
         layer *l = &in->layers[number];
@@ -184,9 +184,9 @@ static void print_sum(const char *name, const sum *s) {
 
 static void print_sums(const info *in) {
     int n_types = 0;
-    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++)
         n_types += in->by_type[i].n_tensors > 0;
-    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++)
         if (in->by_type[i].n_tensors > 0)
             print_sum(pm_dtype_get((pm_dtype)i)->name, &in->by_type[i]);
     if (n_types > 1)
@@ -201,7 +201,7 @@ static void print_tensor(const char *indent, const pm_tensor_view *t, const char
     for (int i = 0; i < t->n_dims && n < sizeof(shape); i++)
         n += (size_t)snprintf(shape + n, sizeof(shape) - n, "%s%" PRIu64, i ? " x " : "", t->dims[i]);
     char *printable = app_printable((pm_str){name, strlen(name)});
-    printf("%s%-*s %-6s %18s %12s\n", indent, 30 - (int)strlen(indent), printable ? printable : "?", pm_dtype_get(t->dtype)->name,
+    printf("%s%-*s %-6s %18s %12s\n", indent, 30 - (int)strlen(indent), printable ? printable : "?", pm_dtype_get(t->stored)->name,
            shape, app_bytes(t->size, bytes));
     pm_free(printable);
 }
@@ -210,7 +210,8 @@ static bool same_tensor(const info *in, const pm_tensor_view *a, const pm_tensor
     const char *a_rest, *b_rest;
     split_name(in, a->name, &a_rest);
     split_name(in, b->name, &b_rest);
-    return a->dtype == b->dtype && a->n_dims == b->n_dims && !memcmp(a->dims, b->dims, sizeof(a->dims)) && !strcmp(a_rest, b_rest);
+    return a->stored == b->stored && a->n_dims == b->n_dims && !memcmp(a->dims, b->dims, sizeof(a->dims)) &&
+           !strcmp(a_rest, b_rest);
 }
 
 static bool same_layer(const info *in, const layer *a, const layer *b) {
@@ -367,7 +368,7 @@ static void put_tensors(app_json *j, cJSON *o, const info *in) {
         const pm_tensor_view *t = &in->tensors[i];
         cJSON *tensor = app_json_object(j, tensors, NULL);
         app_json_text(j, tensor, "name", t->name);
-        app_json_text(j, tensor, "type", pm_dtype_get(t->dtype)->name);
+        app_json_text(j, tensor, "type", pm_dtype_get(t->stored)->name);
         cJSON *shape = app_json_array(j, tensor, "shape");
         for (int k = 0; k < t->n_dims; k++)
             app_json_number(j, shape, NULL, t->dims[k]);
@@ -383,7 +384,7 @@ static pm_status print_json(const info *in) {
     put_sampling(&j, j.root, in->config);
     put_sum(&j, j.root, &in->all);
     cJSON *types = app_json_array(&j, j.root, "types");
-    for (int i = 0; i < PM_DTYPE_COUNT; i++) {
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++) {
         if (in->by_type[i].n_tensors == 0)
             continue;
         cJSON *type = app_json_object(&j, types, NULL);

@@ -9,25 +9,23 @@
 
 typedef struct perplexity_options {
     const char *model, *file, *device;
-    uint32_t ctx, stride; // tokens of a window; from window to window, 0: no overlap
-    int precision;        // of pm_precision
+    app_context context; // tokens of a window, and the cache's rows of it
+    uint32_t stride;     // from window to window, 0: no overlap
 } perplexity_options;
 
 #define AT(field) .offset = offsetof(perplexity_options, field)
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
-enum { LEAST_CTX = 4, MAX_CTX = 1 << 24, MAX_TEXT = 1 << 30, BATCH = 128 };
+enum { LEAST_CTX = 4, MAX_TEXT = 1 << 30, BATCH = 128 };
 
 // clang-format off
 static const app_option options[] = {
     {.name = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT, .required = true, AT(model)},
     {.name = "FILE", .help = "the text, UTF-8; - is stdin", .kind = APP_TEXT, .required = true, AT(file)},
     {.name = "--ctx", .letter = "-c", .value = "N", .help = "tokens of a window (512)", .kind = APP_U32, .least = LEAST_CTX,
-     .most = MAX_CTX, AT(ctx)},
-    {.name = "--stride", .value = "N", .help = "from one window to the next; 0: --ctx (0)", .kind = APP_U32, .most = MAX_CTX,
-     AT(stride)},
+     .most = APP_MAX_CTX, AT(context.ctx)},
+    {.name = "--stride", .value = "N", .help = "from one window to the next; 0: --ctx (0)", .kind = APP_U32,
+     .most = APP_MAX_CTX, AT(stride)},
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
+    APP_CACHE_OPTIONS(perplexity_options, context),
 };
 // clang-format on
 
@@ -70,10 +68,10 @@ static pm_status encode(state *s) {
     pm_free(ids);
     if (!s->ids)
         return pm_fail(PM_ERR_MEMORY, "no memory for %zu tokens", n);
-    if (s->n < 2 * (size_t)s->o->ctx)
+    if (s->n < 2 * (size_t)s->o->context.ctx)
         return pm_fail(PM_ERR_USAGE,
                        "%s has %zu tokens, and windows of %u need at least %zu: give a longer text or a smaller --ctx", s->o->file,
-                       s->n, s->o->ctx, 2 * (size_t)s->o->ctx);
+                       s->n, s->o->context.ctx, 2 * (size_t)s->o->context.ctx);
     return PM_OK;
 }
 
@@ -89,8 +87,8 @@ typedef struct windows {
 // with a stride, the last `stride` count, so that every token has about as much before it.
 static windows choose_windows(const perplexity_options *o, size_t n) {
     if (o->stride > 0)
-        return (windows){(n - o->ctx + o->stride - 1) / o->stride, o->ctx, o->stride, o->ctx - o->stride};
-    return (windows){n / o->ctx, o->ctx, o->ctx, o->ctx / 2 + 1};
+        return (windows){(n - o->context.ctx + o->stride - 1) / o->stride, o->context.ctx, o->stride, o->context.ctx - o->stride};
+    return (windows){n / o->context.ctx, o->context.ctx, o->context.ctx, o->context.ctx / 2 + 1};
 }
 
 typedef struct tally {
@@ -157,16 +155,18 @@ static pm_status open_all(state *s) {
     run_progress_clear(&progress);
     PM_TRY(status);
     PM_TRY(encode(s));
-    pm_session_options session_options = {.ctx = s->o->ctx, .max_batch = BATCH, .precision = (pm_precision)s->o->precision};
+    pm_session_options session_options = {.ctx = s->o->context.ctx, .max_batch = BATCH};
+    app_context_cache(&s->o->context, &session_options);
     PM_TRY(pm_session_open(s->model, &session_options, &s->session));
-    s->window = pm_calloc(s->o->ctx, sizeof *s->window);
-    s->logprobs = pm_calloc(s->o->ctx, sizeof *s->logprobs);
-    return s->window && s->logprobs ? PM_OK : pm_fail(PM_ERR_MEMORY, "no memory for a window of %u tokens", s->o->ctx);
+    s->window = pm_calloc(s->o->context.ctx, sizeof *s->window);
+    s->logprobs = pm_calloc(s->o->context.ctx, sizeof *s->logprobs);
+    return s->window && s->logprobs ? PM_OK : pm_fail(PM_ERR_MEMORY, "no memory for a window of %u tokens", s->o->context.ctx);
 }
 
 static pm_status go(state *s) {
-    if (s->o->stride >= s->o->ctx)
-        return pm_fail(PM_ERR_USAGE, "--stride %u: less than the %u tokens of a window is possible", s->o->stride, s->o->ctx);
+    if (s->o->stride >= s->o->context.ctx)
+        return pm_fail(PM_ERR_USAGE, "--stride %u: less than the %u tokens of a window is possible", s->o->stride,
+                       s->o->context.ctx);
     PM_TRY(open_all(s));
     tally t = {0};
     windows w = choose_windows(s->o, s->n);
@@ -189,7 +189,7 @@ static void close_all(state *s) {
 }
 
 static int run(int argc, char **argv) {
-    perplexity_options o = {.ctx = 512};
+    perplexity_options o = {.context.ctx = 512};
     int exit_code;
     if (!app_parse(&app_perplexity, argc, argv, &o, &exit_code))
         return exit_code;

@@ -1,4 +1,5 @@
 // pumice plan: what a model would take of each device here and whether it fits, from the file's header alone.
+#include "app/context.h"
 #include "app/json.h"
 #include "backend/pumice.h"
 
@@ -7,12 +8,9 @@
 
 typedef struct values {
     const char *model;
-    uint32_t ctx;
-    int precision; // of pm_precision
+    app_context context; // the cache's rows of it
     bool json;
 } values;
-
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
 
 typedef struct state {
     const values *v;
@@ -34,7 +32,8 @@ static void print_size(const char *what, uint64_t size) {
 
 static void print_model(const state *s) {
     char kv[APP_SHORT_TEXT];
-    printf("%s, KV cache in %s: %s a position\n", s->v->model, precisions[s->v->precision], app_bytes(s->plans[0].kv_bytes, kv));
+    printf("%s, KV cache in %s: %s a position\n", s->v->model, app_context_kv_name(&s->v->context),
+           app_bytes(s->plans[0].kv_bytes, kv));
 }
 
 // The heaps that something is asked of.
@@ -128,7 +127,8 @@ static void put_plan(app_json *j, cJSON *o, const pm_device_info *d, const pm_pl
 static pm_status print_json(const state *s) {
     app_json j = app_json_begin();
     app_json_text(&j, j.root, "path", s->v->model);
-    app_json_text(&j, j.root, "precision", precisions[s->v->precision]);
+    app_json_text(&j, j.root, "precision", app_precisions[s->v->context.precision]);
+    app_json_text(&j, j.root, "kv", app_context_kv_name(&s->v->context));
     app_json_number(&j, j.root, "model_context", s->plans[0].model_ctx);
     app_json_number(&j, j.root, "kv_bytes", s->plans[0].kv_bytes);
     cJSON *devices = app_json_array(&j, j.root, "devices");
@@ -140,7 +140,6 @@ static pm_status print_json(const state *s) {
 // ---- the command ------------------------------------------------------------------------------------------------------
 
 #define AT(field) .offset = offsetof(values, field)
-enum { MAX_CTX = 1 << 24 };
 static const app_option options[] = {
     {.name = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT, .required = true, AT(model)},
     {.name = "--ctx",
@@ -149,14 +148,15 @@ static const app_option options[] = {
      .help = "room for N tokens; else the model's, up to 4096",
      .kind = APP_U32,
      .least = 1,
-     .most = MAX_CTX,
-     AT(ctx)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions, AT(precision)},
+     .most = APP_MAX_CTX,
+     AT(context.ctx)},
+    APP_CACHE_OPTIONS(values, context),
     {.name = "--json", .help = "the numbers as JSON", .kind = APP_FLAG, AT(json)},
 };
 
 static pm_status make_plans(state *s) {
-    pm_session_options session = {.ctx = s->v->ctx, .precision = (pm_precision)s->v->precision};
+    pm_session_options session = {.ctx = s->v->context.ctx};
+    app_context_cache(&s->v->context, &session);
     s->plans = pm_calloc((size_t)s->n, sizeof(*s->plans));
     if (!s->plans)
         return pm_fail(PM_ERR_MEMORY, "no memory for %d plans", s->n);
@@ -175,7 +175,7 @@ static pm_status go(state *s) {
 }
 
 static int run(int argc, char **argv) {
-    values v = {.precision = PM_PRECISION_F16};
+    values v = {.json = false};
     int exit_code;
     if (!app_parse(&app_plan, argc, argv, &v, &exit_code))
         return exit_code;

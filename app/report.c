@@ -18,8 +18,8 @@ static void draw_bar(run_progress *p, uint64_t done, uint64_t total) {
     const char hashes[] = "##############################", dots[] = "..............................";
     double part = total ? (double)done / (double)total : 1;
     int full = (int)(part * BAR);
-    int n = fprintf(stderr, "\rloading [%.*s%.*s] %3d %% of %.1f GiB", full, hashes, BAR - full, dots, (int)(part * 100),
-                    (double)total / (1 << 30));
+    int n = fprintf(stderr, "\r%s [%.*s%.*s] %3d %% of %.1f GiB", p->what ? p->what : "loading", full, hashes, BAR - full, dots,
+                    (int)(part * 100), (double)total / (1 << 30));
     p->width = n > 0 ? n - 1 : 0;
     fflush(stderr);
 }

@@ -8,8 +8,6 @@
 
 #define AT(field) .offset = offsetof(run_options, field)
 static const char *const off_on[] = {"off", "on", NULL}; // as pm_chat_options counts
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
-enum { MAX_CTX = 1 << 24 };
 
 // clang-format off
 static const app_option options[] = {
@@ -25,11 +23,8 @@ static const app_option options[] = {
     {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens; 0: run the prompt only", .kind = APP_U32,
      .most = APP_NOT_GIVEN - 1, AT(n_tokens)},
     APP_SAMPLING_OPTIONS(run_options, sampling),
-    {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens of prompt and answer (*)", .kind = APP_U32,
-     .least = 1, .most = MAX_CTX, AT(ctx)},
+    APP_CONTEXT_OPTIONS(run_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
@@ -39,24 +34,6 @@ static const app_option options[] = {
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
 };
 // clang-format on
-
-// ---- what the model decides -------------------------------------------------------------------------------------------
-
-// 4096 positions, more where prompt and answer need more, never more than the model was made for unless it was asked for.
-static pm_status choose_ctx(const run_options *o, const pm_config *c, size_t n_prompt, uint32_t *ctx) {
-    const uint32_t usual = 4096, usual_answer = 2048;
-    uint64_t wanted = n_prompt + (o->n_tokens != APP_NOT_GIVEN ? o->n_tokens : (uint64_t)usual_answer);
-    uint32_t most = c->max_ctx > 0 && c->max_ctx < MAX_CTX ? c->max_ctx : MAX_CTX;
-    *ctx = o->ctx ? o->ctx : wanted < usual ? usual : (uint32_t)(wanted < most ? wanted : most);
-    if (!o->ctx && *ctx > most)
-        *ctx = most;
-    if (o->ctx > most)
-        pm_log(PM_LOG_WARN, "a context of %u, and the model was made for %u: far positions may make no sense", o->ctx, most);
-    if (n_prompt > *ctx)
-        return pm_fail(PM_ERR_CONTEXT, "the prompt has %zu tokens, the context has room for %u%s", n_prompt, *ctx,
-                       o->ctx && *ctx < most ? " (--ctx)" : ", which is all the model was made for");
-    return PM_OK;
-}
 
 // ---- the command ------------------------------------------------------------------------------------------------------
 
@@ -74,6 +51,7 @@ static pm_status load(state *s) {
     run_progress progress = {0};
     pm_model_options model_options = {.progress = run_progress_show, .user = &progress, .bf16_frequencies = s->o->rope_bf16};
     uint64_t began = pm_now_ns();
+    PM_TRY(app_context_rope(&s->o->context, &model_options.rope));
     PM_TRY(pm_device_open(s->o->device, &s->dev));
     pm_status status = pm_model_open(s->dev, s->o->model, &model_options, &s->model);
     run_progress_clear(&progress);
@@ -84,10 +62,18 @@ static pm_status load(state *s) {
     return PM_OK;
 }
 
+// Where it is not said how long the answer may be, there is room for a usual one; all of a context that was asked for may be
+// needed.
 static pm_status open_session(state *s) {
-    pm_session_options session_options = {.precision = (pm_precision)s->o->precision, .profile = s->o->profile};
-    PM_TRY(choose_ctx(s->o, pm_model_config(s->model), s->prompt.n, &session_options.ctx));
+    enum { USUAL_ANSWER = 2048 };
+    const run_options *o = s->o;
+    bool bounded = o->n_tokens != APP_NOT_GIVEN;
+    pm_session_options session_options = {.profile = o->profile};
+    PM_TRY(app_context_choose(&o->context, pm_model_config(s->model), s->prompt.n, bounded ? o->n_tokens : USUAL_ANSWER,
+                              &session_options));
     PM_TRY(pm_session_open(s->model, &session_options, &s->session));
+    uint64_t needed = bounded ? (uint64_t)s->prompt.n + o->n_tokens : session_options.ctx;
+    PM_TRY(app_context_scale(&o->context, s->model, s->session, 0, needed));
     pm_log(PM_LOG_INFO, "context of %u: %.1f MiB of cache and scratch", pm_session_ctx(s->session),
            (double)pm_session_bytes(s->session) / (1 << 20));
     return PM_OK;

@@ -1,16 +1,18 @@
-// Private to the command `run`: its options, and the steps that are files of their own; perplexity has the bar from here.
+// Private to the command `run`: its options, and the steps that are files of their own; perplexity and quantize have the bar from
+// here.
 #ifndef PM_APP_RUN_H
 #define PM_APP_RUN_H
 
+#include "app/context.h"
 #include "app/sampling.h"
 #include "backend/pumice.h"
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
     const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tune;
-    int think;     // -1: not given; else as in pm_chat_options
-    int precision; // of pm_precision
-    uint32_t n_tokens, ctx;
+    int think; // -1: not given; else as in pm_chat_options
+    uint32_t n_tokens;
+    app_context context;
     app_sampling sampling;
     bool raw, print_ids, profile, rope_bf16;
 } run_options;
@@ -52,7 +54,8 @@ pm_status run_answer_write(const run_options *options, const pm_model *model, pm
 // A bar while the weights are loaded, where stderr is a terminal. Zero-initialise.
 typedef struct run_progress {
     uint64_t began_ns, drawn_ns;
-    int width; // of the line that stands there
+    int width;        // of the line that stands there
+    const char *what; // goes on; NULL: loading
 } run_progress;
 void run_progress_show(void *progress, uint64_t done_bytes, uint64_t total_bytes);
 void run_progress_clear(run_progress *progress);

@@ -28,7 +28,8 @@ static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tenso
                                  .k_gain = c->qk_norm ? &layer->k_norm : NULL,
                                  .eps = c->norm_eps,
                                  .interleaved = c->rope.interleaved,
-                                 .angles = s->pass->angles,
+                                 .angles = s->pass->angles->tables,
+                                 .angle_rows = s->pass->angles->rows,
                                  .rows = s->pass->rows,
                                  .kv = kv,
                              });

@@ -15,12 +15,22 @@ static pm_tensor *place_of(pm_model *m, const pm_weight *w) {
     return (pm_tensor *)(owner + w->offset);
 }
 
+static void read_rows(const void *view, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
+    pm_view_read(view, row, n_rows, col, n_cols, out);
+}
+
+// A tensor that is copied as it stands, or one whose rows the loader makes.
+static pm_pack_part part_of(const pm_tensor_view *t) {
+    bool made = t->data == NULL;
+    return (pm_pack_part){made ? (const void *)t : t->data, t->dtype, (uint32_t)t->dims[0], made ? read_rows : NULL};
+}
+
 static pm_status load(loading *l, const pm_weight *w) {
     pm_pack_part parts[PM_MAX_PARTS];
     const pm_tensor_view *first = w->parts[0];
     pm_tensor *out = place_of(l->model, w);
     for (int i = 0; i < w->n_parts; i++)
-        parts[i] = (pm_pack_part){w->parts[i]->data, w->parts[i]->dtype, (uint32_t)w->parts[i]->dims[0]};
+        parts[i] = part_of(w->parts[i]);
     PM_TRY(first->n_dims == 1 ? pm_pack_vector(l->packer, parts, w->n_parts, out)
                               : pm_pack_matrix(l->packer, parts, w->n_parts, (uint32_t)first->dims[1], w->order, out));
     out->row0 = w->row0;
@@ -81,6 +91,8 @@ static pm_status open_model(pm_model *m, const char *path, const pm_model_option
     PM_TRY(pm_file_open(path, &m->file));
     m->config = *pm_file_config(m->file);
     m->config.rope.bf16_frequencies |= options && options->bf16_frequencies;
+    if (options && options->rope.given)
+        PM_TRY(pm_rope_choose(path, &options->rope, &m->config));
     m->layers = pm_calloc(m->config.n_layers, sizeof *m->layers);
     if (!m->layers)
         return pm_fail(PM_ERR_MEMORY, "no memory for %u layers", m->config.n_layers);
@@ -126,6 +138,13 @@ pm_str pm_model_chat_template(const pm_model *model) {
 
 uint64_t pm_model_weight_bytes(const pm_model *model) {
     return pm_slabs_bytes(model->slabs);
+}
+
+double pm_model_rope_factor(const pm_model *model, uint64_t n_positions) {
+    uint64_t trained = pm_rope_trained_ctx(&model->config);
+    if (trained == 0 || n_positions <= trained)
+        return 1;
+    return n_positions <= 2 * trained ? 2 : 4;
 }
 
 bool pm_model_add_bos(const pm_model *model) {

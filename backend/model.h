@@ -138,8 +138,34 @@ const pm_model *pm_session_model(const pm_session *session);
 
 // Rotation frequencies (head_dim / 2), and the factor on cos and sin: plain, linear or YaRN.
 void pm_rope_frequencies(const pm_config *config, double *frequencies, double *factor);
-// angles (positions, head_dim / 2) of cos, sin pairs, computed in double. The caller frees; NULL without memory.
-float *pm_rope_angles(const pm_config *config, uint32_t n_positions);
+// A table of angles as pm_op_rope_store wants it, computed in double, and its rows. The caller frees; NULL without memory.
+float *pm_rope_table(const pm_config *config, uint32_t n_positions);
+uint32_t pm_rope_table_rows(uint32_t n_positions);
+// Positions of the training, as far as the file tells; 0: it does not.
+uint32_t pm_rope_trained_ctx(const pm_config *config);
+// The same model with another factor: 1 is plain, else linear where the model is linear, else YaRN.
+pm_config pm_rope_scaled(const pm_config *config, double factor);
+// Puts what is asked for in place of what the file says; warns where they differ. PM_ERR_USAGE.
+pm_status pm_rope_choose(const char *path, const pm_rope_options *options, pm_config *config);
+
+// ---- angles.c ----------------------------------------------------------------------------------------------------------------
+
+// The tables of angles of a session. Table 0 is the model's own and stays; the others are filled when a sequence chooses a factor.
+enum { PM_ROPE_TABLES = 4, PM_MAX_ROPE_FACTOR = 1000 };
+typedef struct pm_angles {
+    const pm_model *model;
+    pm_slice tables; // (PM_ROPE_TABLES, rows, head_dim / 2) of cos, sin
+    uint32_t n_positions, n_seqs, rows;
+    double factors[PM_ROPE_TABLES]; // 0: an empty table
+    uint32_t *table_of;             // by sequence
+} pm_angles;
+
+uint64_t pm_angles_bytes(const pm_config *config, uint32_t n_positions);
+// a->tables is there already.
+pm_status pm_angles_open(const pm_model *model, uint32_t n_positions, uint32_t n_seqs, pm_angles *angles);
+void pm_angles_close(pm_angles *angles);
+// No pass may run, and the sequence must be empty.
+pm_status pm_angles_choose(pm_angles *angles, int seq, double factor);
 
 // ---- forward.c ---------------------------------------------------------------------------------------------------------------
 
@@ -160,7 +186,7 @@ typedef struct pm_pass {
     uint32_t kv_bound; // no row's pos + 1 exceeds it
     pm_slice rows;     // n of struct pm_row
     pm_slice index;    // n_out of uint: the rows that want logits; not read where n_out == n (all do, in order)
-    pm_slice angles;
+    const pm_angles *angles;
     const pm_cache *cache;
     const pm_activations *act;
 } pm_pass;

@@ -68,6 +68,13 @@ static uint32_t choose_batch(const pm_device *dev, const pm_config *c, const pm_
     return batch > PM_BATCH_MAX ? (uint32_t)batch : PM_BATCH_MAX;
 }
 
+static pm_dtype choose_kv(const pm_session_options *o) {
+    static const pm_dtype types[] = {[PM_KV_F16] = PM_F16, [PM_KV_F32] = PM_F32, [PM_KV_Q8_0] = PM_Q8_0};
+    if (o->kv != PM_KV_DEFAULT)
+        return types[o->kv];
+    return o->precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
+}
+
 // What no device will ever have room for is refused before sizes are computed with it.
 static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const pm_session_options *options,
                                pm_session_sizes *sizes) {
@@ -78,13 +85,16 @@ static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const p
         .ctx = ctx,
         .n_seqs = o.n_seqs ? o.n_seqs : 1,
         .max_rows = rows > ctx ? ctx : rows,
-        .kv_dtype = o.precision == PM_PRECISION_F32 ? PM_F32 : PM_F16,
+        .kv_dtype = choose_kv(&o),
     };
     sizes->max_out = choose_batch(dev, c, sizes, o.max_batch);
     if (sizes->max_rows < sizes->max_out)
         sizes->max_rows = sizes->max_out;
     if (ctx > MOST_CTX)
         return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", ctx, MOST_CTX);
+    if (sizes->kv_dtype == PM_Q8_0 && c->head_dim % 32 != 0)
+        return pm_fail(PM_ERR_UNSUPPORTED, "a KV cache in Q8_0 wants heads of a multiple of 32 elements; here they have %u",
+                       c->head_dim);
     if (sizes->n_seqs > MOST_SEQS)
         return pm_fail(PM_ERR_USAGE, "%u sequences: at most %d are possible", sizes->n_seqs, MOST_SEQS);
     return PM_OK;
@@ -117,7 +127,7 @@ static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_siz
     p[PM_PIECE_OUT_NORMED] = p[PM_PIECE_OUT_SQUARES] = pm_activation_bytes(out, c->dim);
     p[PM_PIECE_LOGITS] = pm_activation_bytes(out, c->vocab_size);
     p[PM_PIECE_ATTEND] = attend_bytes(dev, c, s);
-    p[PM_PIECE_ANGLES] = (uint64_t)s->ctx * c->head_dim * sizeof(float);
+    p[PM_PIECE_ANGLES] = pm_angles_bytes(c, s->ctx);
     p[PM_PIECE_PAGES] = (uint64_t)s->n_seqs * pm_pages_for(s->ctx) * sizeof(uint32_t);
     p[PM_PIECE_IDENTITY] = p[PM_PIECE_INDEX] = out * sizeof(uint32_t);
     p[PM_PIECE_ROWS] = rows * sizeof(struct pm_row);
@@ -272,7 +282,7 @@ static pm_status find_longest(const planning *p, uint64_t weight_bytes, uint32_t
 // Of the types narrower than what the file has the largest with which it fits.
 static pm_status find_narrower(const planning *p, pm_plan *plan) {
     planning q = *p;
-    for (q.as = 0; q.as < PM_DTYPE_COUNT; q.as++) {
+    for (q.as = 0; q.as < PM_GGUF_DTYPE_COUNT; q.as++) {
         uint64_t bytes;
         pm_status status = rehearse_weights(&q, &bytes);
         if (status == PM_OK && (bytes <= plan->narrower_bytes || bytes >= plan->weight_bytes))

@@ -27,6 +27,23 @@ typedef enum pm_precision {
     PM_PRECISION_F32, // floats throughout
 } pm_precision;
 
+// The type of the KV cache apart from the rest.
+typedef enum pm_kv_type {
+    PM_KV_DEFAULT, // as the precision says
+    PM_KV_F16,
+    PM_KV_F32,
+    PM_KV_Q8_0, // a byte an element and a half for the scale of 32: 53 % of halves; wants heads of a multiple of 32
+} pm_kv_type;
+
+// How a model reaches positions beyond those of its training, in place of what its file says. A short text loses a little under
+// YaRN with a large factor: pm_session_set_rope_factor gives each sequence the factor it needs.
+typedef struct pm_rope_options {
+    bool given;              // false: as the file says, and nothing below counts
+    pm_rope_scaling scaling; // PM_ROPE_NONE: none, whatever the file says
+    double factor;           // 1 to 1000
+    uint32_t original_ctx;   // positions of the training; 0: the file's, or else all positions that it allows
+} pm_rope_options;
+
 typedef struct pm_model_options {
     // Called while weights are uploaded, by the thread that opens; may be NULL. Bytes of the file.
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
@@ -34,6 +51,7 @@ typedef struct pm_model_options {
     // Inverse rotary frequencies rounded to bfloat16, as a transformers model that was cast as a whole (model.to(bfloat16)) has
     // them: for comparing with what such a model computed. Far positions differ by percents from the full precision's.
     bool bf16_frequencies;
+    pm_rope_options rope; // PM_ERR_USAGE where it makes no sense; a warning where the file says otherwise
 } pm_model_options;
 
 // Opens a model and puts its weights on the device in the types they have in the file. path: a folder with config.json and
@@ -48,6 +66,9 @@ const pm_config *pm_model_config(const pm_model *model);
 const pm_tokenizer *pm_model_tokenizer(const pm_model *model);
 // The Jinja text that pm_chat_render takes; n == 0 where the model has none.
 pm_str pm_model_chat_template(const pm_model *model);
+// The least of the factors 1, 2 and 4 with which YaRN reaches n_positions; 4 where none does, 1 where the file does not say how far
+// the training went. config.rope.original_ctx, or else config.max_ctx, is what factor 1 reaches.
+double pm_model_rope_factor(const pm_model *model, uint64_t n_positions);
 uint64_t pm_model_weight_bytes(const pm_model *model); // on the device
 // Does the model want its config's bos before a text? Nobody puts it there by himself.
 bool pm_model_add_bos(const pm_model *model);
@@ -66,6 +87,7 @@ typedef struct pm_session_options {
     uint32_t max_chunk; // rows a pass of a prompt; 0: the device's
     uint32_t max_batch; // rows of a batch, whose logits take memory; 0: PM_BATCH_MAX. Fewer where the device binds no more at once
     pm_precision precision; // of the KV cache and of activations
+    pm_kv_type kv;          // another type for the cache. PM_ERR_UNSUPPORTED of open where the model has no heads for it
     bool profile;           // time every kernel
 } pm_session_options;
 
@@ -119,6 +141,13 @@ pm_status pm_session_end(pm_session *session);               // fine when none i
 // Positions a sequence holds, and forgetting those from `pos` on (not while a generation runs). The sequence must exist.
 uint32_t pm_session_pos(const pm_session *session, int seq);
 void pm_session_rewind(pm_session *session, int seq, uint32_t pos);
+
+// The factor of YaRN (of linear scaling where the model has that) for one sequence; without it, the model's own. 1 is plain.
+// Sequences of different factors may share a batch: each gets the logits that it would have in a session of its own, at most four
+// factors at a time. What the cache holds is turned by the factor it was written with, so a sequence that outgrows its factor must
+// be rewound to 0 and run anew with a larger one: PM_ERR_USAGE unless it is empty. Rewinding keeps the factor.
+pm_status pm_session_set_rope_factor(pm_session *session, int seq, double factor);
+double pm_session_rope_factor(const pm_session *session, int seq);
 
 // May be called from a signal handler or another thread: a running eval or start returns PM_ERR_CANCELLED after its present chunk.
 void pm_session_cancel(pm_session *session);

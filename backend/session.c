@@ -45,7 +45,8 @@ struct pm_session {
 
     pm_slabs *slabs;
     pm_activations act;
-    pm_slice angles, pages, identity;
+    pm_angles angles;
+    pm_slice pages, identity;
     step device, staging[N_SLOTS];
     pm_buffer *upload, *readback;
     pm_slice pages_staging;
@@ -82,7 +83,7 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_OUT_SQUARES] = &a->out_squares,
         [PM_PIECE_LOGITS] = &a->logits,
         [PM_PIECE_ATTEND] = &a->scratch,
-        [PM_PIECE_ANGLES] = &s->angles,
+        [PM_PIECE_ANGLES] = &s->angles.tables,
         [PM_PIECE_PAGES] = &s->pages,
         [PM_PIECE_IDENTITY] = &s->identity,
         [PM_PIECE_ROWS] = &s->device.rows,
@@ -128,20 +129,14 @@ static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
     return PM_OK;
 }
 
-// What never changes: the rotation angles and 0, 1, 2, ...
-static pm_status upload_constants(pm_session *s) {
-    float *angles = pm_rope_angles(&s->model->config, s->ctx);
-    if (!angles)
-        return pm_fail(PM_ERR_MEMORY, "no memory for the rotation angles of %u positions", s->ctx);
-    pm_status status = pm_slice_write(s->model->dev, s->angles, angles, s->angles.size);
-    pm_free(angles);
-    PM_TRY(status);
+// 0, 1, 2, ...
+static pm_status upload_identity(pm_session *s) {
     uint32_t *identity = pm_calloc(s->max_out, sizeof *identity);
     if (!identity)
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     for (uint32_t i = 0; i < s->max_out; i++)
         identity[i] = i;
-    status = pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
+    pm_status status = pm_slice_write(s->model->dev, s->identity, identity, s->identity.size);
     pm_free(identity);
     return status;
 }
@@ -160,7 +155,8 @@ static pm_status open_session(pm_session *s, const pm_session_options *options) 
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     PM_TRY(open_device_side(s, &sizes));
     PM_TRY(open_host_side(s, &sizes));
-    return upload_constants(s);
+    PM_TRY(pm_angles_open(s->model, s->ctx, s->n_seqs, &s->angles));
+    return upload_identity(s);
 }
 
 pm_status pm_session_open(pm_model *model, const pm_session_options *options, pm_session **session) {
@@ -183,6 +179,7 @@ void pm_session_close(pm_session **session) {
     for (int i = 0; i < MAX_RECORDINGS; i++)
         pm_cmd_close(&s->recordings[i].cmd);
     pm_cache_close(&s->cache);
+    pm_angles_close(&s->angles);
     pm_slabs_close(&s->slabs);
     pm_buffer_close(&s->upload);
     pm_buffer_close(&s->readback);
@@ -223,7 +220,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
         .kv_bound = p->kv_bound,
         .rows = s->device.rows,
         .index = index,
-        .angles = s->angles,
+        .angles = &s->angles,
         .cache = &s->cache,
         .act = &s->act,
     };
@@ -332,8 +329,11 @@ static pm_status submit(pm_session *s, const shape *p) {
 static pm_status reserve(pm_session *s, int seq, uint32_t n_positions) {
     if (n_positions > s->ctx)
         return pm_fail(PM_ERR_CONTEXT, "%u positions do not fit the context of %u", n_positions, s->ctx);
+    uint32_t before = s->cache.n_pages[seq], first = (uint32_t)seq * s->cache.max_pages + before;
     PM_TRY(pm_cache_reserve(&s->cache, seq, n_positions));
-    memcpy(pm_slice_map(s->pages_staging), s->cache.table, s->pages_staging.size);
+    uint32_t taken = s->cache.n_pages[seq] - before;
+    if (taken > 0) // by what is new: a table of many long sequences is large
+        memcpy((uint32_t *)pm_slice_map(s->pages_staging) + first, s->cache.table + first, taken * sizeof(uint32_t));
     return PM_OK;
 }
 
@@ -378,13 +378,17 @@ static void stage_sampling(pm_session *s, int slot, const pm_sampler *sampler) {
     };
 }
 
+static struct pm_row row_of(const pm_session *s, int seq, int32_t id, uint32_t pos) {
+    return (struct pm_row){.token = (uint32_t)id, .seq = (uint32_t)seq, .pos = pos, .rope = s->angles.table_of[seq]};
+}
+
 // Runs n ids of one sequence in slot `slot`, which must be free.
 static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids, uint32_t n, const shape *wanted) {
     uint32_t *pos = &s->pos[seq];
     PM_TRY(reserve(s, seq, *pos + n));
     struct pm_row *rows = pm_slice_map(s->staging[slot].rows);
     for (uint32_t i = 0; i < n; i++)
-        rows[i] = (struct pm_row){.token = (uint32_t)ids[i], .seq = (uint32_t)seq, .pos = *pos + i};
+        rows[i] = row_of(s, seq, ids[i], *pos + i);
     *(uint32_t *)pm_slice_map(s->staging[slot].index) = n - 1;
     shape p = *wanted;
     p.n = n;
@@ -436,7 +440,7 @@ static pm_status place_row(pm_session *s, const pm_batch_row *row, struct pm_row
     PM_TRY(pm_session_check(s, row->seq, &row->id, 1));
     PM_TRY(reserve(s, row->seq, s->pos[row->seq] + 1));
     uint32_t pos = s->pos[row->seq]++;
-    *placed = (struct pm_row){.token = (uint32_t)row->id, .seq = (uint32_t)row->seq, .pos = pos};
+    *placed = row_of(s, row->seq, row->id, pos);
     *longest = pos + 1 > *longest ? pos + 1 : *longest;
     return PM_OK;
 }
@@ -578,6 +582,26 @@ void pm_session_rewind(pm_session *s, int seq, uint32_t pos) {
         return;
     s->pos[seq] = pos;
     pm_cache_shrink(&s->cache, seq, pos);
+}
+
+pm_status pm_session_set_rope_factor(pm_session *s, int seq, double factor) {
+    if (seq < 0 || (uint32_t)seq >= s->n_seqs)
+        return pm_fail(PM_ERR_USAGE, "there is no sequence %d: the session has %u", seq, s->n_seqs);
+    if (s->gen.running)
+        return pm_fail(PM_ERR_USAGE, "a generation is running: end it first");
+    if (!(factor >= 1 && factor <= PM_MAX_ROPE_FACTOR))
+        return pm_fail(PM_ERR_USAGE, "a rope factor of %g: 1 to %d is possible", factor, PM_MAX_ROPE_FACTOR);
+    if (factor > 1 && !pm_rope_trained_ctx(&s->model->config))
+        return pm_fail(PM_ERR_USAGE, "YaRN needs the context of the training, and the file does not say it");
+    if (s->pos[seq] > 0)
+        return pm_fail(PM_ERR_USAGE, "sequence %d holds %u positions, turned by the factor it has: rewind it to 0 first", seq,
+                       s->pos[seq]);
+    PM_TRY(wait_all(s));
+    return pm_angles_choose(&s->angles, seq, factor);
+}
+
+double pm_session_rope_factor(const pm_session *s, int seq) {
+    return s->angles.factors[s->angles.table_of[seq]];
 }
 
 void pm_session_cancel(pm_session *s) {

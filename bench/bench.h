@@ -2,7 +2,7 @@
 #ifndef PM_BENCH_H
 #define PM_BENCH_H
 
-#include "app/app.h"
+#include "app/context.h"
 #include "backend/pumice.h"
 #include "host/host.h"
 #include "loader/loader.h"
@@ -19,8 +19,8 @@ typedef struct bench_options {
     const char *model, *device, *peer;
     const char *prompts, *gens, *depths; // as written: "64,512"
     bench_list n_prompt, n_gen, n_depth; // what they say
-    uint32_t repetitions, ctx, peer_device;
-    int precision; // of pm_precision
+    uint32_t repetitions, peer_device;
+    app_context context; // ctx, and the cache's rows of it
     int output;
     bool ops;
 } bench_options;

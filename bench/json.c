@@ -100,7 +100,7 @@ static void put_settings(json *j, const bench_report *r) {
                                        "poll",          "n_cpu_moe",     "split_mode", "main_gpu",   "no_kv_offload",
                                        "devices",       "tensor_split",  "use_mmap",   "embeddings", "tensor_buft_overrides",
                                        "use_direct_io", "no_op_offload", "no_host",    "repack",     NULL};
-    const char *type = r->options->precision == PM_PRECISION_F32 ? "f32" : "f16";
+    const char *type = app_context_kv_name(&r->options->context);
     put_text(j, "type_k", type);
     put_text(j, "type_v", type);
     put_number(j, "n_gpu_layers", 99);

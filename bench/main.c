@@ -11,9 +11,7 @@
 // ---- options ----------------------------------------------------------------------------------------------------------
 
 #define AT(field) .offset = offsetof(bench_options, field)
-static const char *const precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
 static const char *const outputs[] = {[BENCH_MD] = "md", [BENCH_JSON] = "json", NULL};
-enum { MAX_CTX = 1 << 24 };
 
 // clang-format off
 static const app_option options[] = {
@@ -32,9 +30,8 @@ static const app_option options[] = {
      AT(peer_device)},
     {.name = "--device", .letter = "-dev", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
     {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens; else as many as are needed", .kind = APP_U32,
-     .least = 1, .most = MAX_CTX, AT(ctx)},
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = precisions,
-     AT(precision)},
+     .least = 1, .most = APP_MAX_CTX, AT(context.ctx)},
+    APP_CACHE_OPTIONS(bench_options, context),
 };
 // clang-format on
 
@@ -44,8 +41,8 @@ static pm_status parse_list(const char *option, const char *text, bench_list *li
     for (list->n = 0; list->n < BENCH_MAX_LIST; p++) {
         char *end = NULL;
         unsigned long long value = *p >= '0' && *p <= '9' ? strtoull(p, &end, 10) : 0;
-        if (!end || (*end && *end != ',') || value > MAX_CTX)
-            return pm_fail(PM_ERR_USAGE, "%s %s: wanted whole numbers up to %d with commas between", option, text, MAX_CTX);
+        if (!end || (*end && *end != ',') || value > APP_MAX_CTX)
+            return pm_fail(PM_ERR_USAGE, "%s %s: wanted whole numbers up to %d with commas between", option, text, APP_MAX_CTX);
         list->values[list->n++] = (uint32_t)value;
         p = end;
         if (!*p)
@@ -81,9 +78,9 @@ static pm_status read_options(bench_options *o) {
 // ---- what is measured -------------------------------------------------------------------------------------------------
 
 // The type that most bytes have names a mixed file, as its maker does.
-static void describe(const char *architecture, const uint64_t bytes_of[PM_DTYPE_COUNT], bench_subject *s) {
+static void describe(const char *architecture, const uint64_t bytes_of[PM_ALL_DTYPE_COUNT], bench_subject *s) {
     int most = 0;
-    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++)
         most = bytes_of[i] > bytes_of[most] ? i : most;
     bool small = s->n_params < 100000000;
     snprintf(s->type, sizeof(s->type), "%.32s %.2g%s %s", architecture, (double)s->n_params / (small ? 1e6 : 1e9),
@@ -95,9 +92,9 @@ static pm_status look_into(const char *path, bench_subject *s) {
     PM_TRY(pm_file_open(path, &file));
     size_t n;
     const pm_tensor_view *t = pm_file_tensors(file, &n);
-    uint64_t bytes_of[PM_DTYPE_COUNT] = {0};
+    uint64_t bytes_of[PM_ALL_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < n; i++) {
-        bytes_of[t[i].dtype] += t[i].size;
+        bytes_of[t[i].stored] += t[i].size;
         s->size += t[i].size;
         s->n_params += t[i].dims[0] * t[i].dims[1] * t[i].dims[2] * t[i].dims[3];
     }

@@ -60,8 +60,8 @@ static pm_status measure(pass *p, bench_report *report) {
 // A session for each shape: what its chunks are is given when it is opened.
 static pm_status run_shape(const bench_options *o, bench_subject *s, uint32_t n_rows, uint32_t depth, bench_report *report) {
     uint32_t least = depth + n_rows;
-    pm_session_options options = {
-        .ctx = o->ctx > least ? o->ctx : least, .max_chunk = n_rows, .precision = (pm_precision)o->precision, .profile = true};
+    pm_session_options options = {.ctx = o->context.ctx > least ? o->context.ctx : least, .max_chunk = n_rows, .profile = true};
+    app_context_cache(&o->context, &options);
     pass p = {.n_rows = n_rows, .depth = depth};
     int32_t *ids;
     PM_TRY(bench_make_ids(s->model, least, &ids));

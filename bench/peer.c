@@ -21,7 +21,7 @@ static void quote_command(const char *env, const char *const *argv, char *text, 
 static pm_status run(const bench_options *o, char **out) {
     char device[48], command[2048];
     snprintf(device, sizeof(device), "GGML_VK_VISIBLE_DEVICES=%" PRIu32, o->peer_device);
-    const char *type = o->precision == PM_PRECISION_F32 ? "f32" : "f16";
+    const char *type = app_context_kv_name(&o->context);
     const char *argv[MAX_ARGS] = {o->peer, "-m", o->model, "-p", o->prompts, "-n", o->gens, "-d", o->depths, "-r",  "1",
                                   "-fa",   "1",  "-ngl",   "99", "-ctk",     type, "-ctv",  type, "-o",      "json"};
     const char *env[] = {device, NULL};

@@ -45,9 +45,10 @@ static pm_status open_session(runner *r) {
     uint32_t most = 0;
     for (int i = 0; i < r->n; i++)
         most = positions(&r->results[i].test) > most ? positions(&r->results[i].test) : most;
-    if (r->o->ctx && r->o->ctx < most)
-        return pm_fail(PM_ERR_USAGE, "--ctx %" PRIu32 ": these tests need %" PRIu32, r->o->ctx, most);
-    pm_session_options options = {.ctx = r->o->ctx ? r->o->ctx : most, .precision = (pm_precision)r->o->precision};
+    if (r->o->context.ctx && r->o->context.ctx < most)
+        return pm_fail(PM_ERR_USAGE, "--ctx %" PRIu32 ": these tests need %" PRIu32, r->o->context.ctx, most);
+    pm_session_options options = {.ctx = r->o->context.ctx ? r->o->context.ctx : most};
+    app_context_cache(&r->o->context, &options);
     PM_TRY(bench_make_ids(r->subject->model, most, &r->ids));
     PM_TRY(pm_session_open(r->subject->model, &options, &r->session));
     r->subject->session_bytes = pm_session_bytes(r->session);

@@ -190,7 +190,7 @@ bool pm_str_is(pm_str s, const char *text) {
 const pm_dtype_info *pm_dtype_get(pm_dtype dtype) {
     static const pm_dtype_info table[] = {
 #define X(id, small, ggml, elements, bytes) {#id, ggml, elements, bytes},
-        PM_DTYPES(X)
+        PM_DTYPES(X) PM_FILE_DTYPES(X)
 #undef X
     };
     return &table[dtype];

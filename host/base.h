@@ -64,9 +64,9 @@ bool pm_str_is(pm_str s, const char *text);
 
 // ---- data types -------------------------------------------------------------------------------------------------------
 
-// A type of weights as files have them: its name, the same in small letters, ggml's number for it (gguf files), elements a block,
+// A type of weights that kernels read: its name, the same in small letters, ggml's number for it (gguf files), elements a block,
 // bytes a block. Blocks are described where they are decoded: loader/dequant.c.
-#define PM_DTYPES(X)                \
+#define PM_GGUF_DTYPES(X)           \
     X(F32, f32, 0, 1, 4)            \
     X(F16, f16, 1, 1, 2)            \
     X(BF16, bf16, 30, 1, 2)         \
@@ -83,13 +83,37 @@ bool pm_str_is(pm_str s, const char *text);
     X(IQ4_NL, iq4_nl, 20, 32, 18)   \
     X(IQ4_XS, iq4_xs, 23, 256, 136) \
     X(MXFP4, mxfp4, 39, 32, 17)
+// Those that no gguf file has: the loader makes their blocks from what safetensors have, and from ggml's IQ2 types.
+#define PM_OTHER_DTYPES(X)              \
+    X(FP8, fp8, PM_NOT_IN_GGUF, 32, 36) \
+    X(AWQ, awq, PM_NOT_IN_GGUF, 32, 20) \
+    X(IQ2, iq2, PM_NOT_IN_GGUF, 256, 106)
+#define PM_NOT_IN_GGUF UINT32_MAX
+#define PM_DTYPES(X)  \
+    PM_GGUF_DTYPES(X) \
+    PM_OTHER_DTYPES(X)
+// Those of gguf files that no kernel reads: the loader hands their rows out in a type above (loader/repack.c).
+#define PM_FILE_DTYPES(X)            \
+    X(IQ2_XXS, iq2_xxs, 16, 256, 66) \
+    X(IQ2_XS, iq2_xs, 17, 256, 74)   \
+    X(IQ2_S, iq2_s, 22, 256, 82)     \
+    X(IQ3_XXS, iq3_xxs, 18, 256, 98) \
+    X(IQ3_S, iq3_s, 21, 256, 110)    \
+    X(IQ1_S, iq1_s, 19, 256, 50)     \
+    X(IQ1_M, iq1_m, 29, 256, 56)     \
+    X(TQ1_0, tq1_0, 34, 256, 54)     \
+    X(TQ2_0, tq2_0, 35, 256, 66)     \
+    X(NVFP4, nvfp4, 40, 64, 36)
 
 typedef enum pm_dtype {
 #define X(id, small, ggml, elements, bytes) PM_##id,
-    PM_DTYPES(X)
+    PM_DTYPES(X) PM_DTYPE_COUNT, // of those that kernels read; the loader knows more
+    PM_BEFORE_FILE_DTYPES = PM_DTYPE_COUNT - 1,
+    PM_FILE_DTYPES(X)
 #undef X
-        PM_DTYPE_COUNT
+        PM_ALL_DTYPE_COUNT
 } pm_dtype;
+enum { PM_GGUF_DTYPE_COUNT = PM_FP8 };
 
 typedef struct pm_dtype_info {
     const char *name;
@@ -120,6 +144,8 @@ void pm_map_forget(const pm_map *map, uint64_t offset, uint64_t size);
 
 bool pm_path_is_dir(const char *path);
 bool pm_path_exists(const char *path);
+// Do both names lead to one file that is there?
+bool pm_path_same(const char *a, const char *b);
 
 // The per-user folder for caches ($XDG_CACHE_HOME/pumice, ~/.cache/pumice, %LOCALAPPDATA%\pumice), made if missing; false
 // where there is none to be had (a read-only home). PUMICE_CACHE overrides it; empty there means none.
@@ -129,6 +155,16 @@ bool pm_cache_dir(char *path, size_t size);
 pm_status pm_file_read(const char *path, size_t limit, char **data, size_t *size);
 // Writes to a temporary name beside `path`, then renames: a reader sees the old file or the new one, never half.
 pm_status pm_file_write_atomic(const char *path, const void *data, size_t size);
+// The same for a file too large to have at once. Zero-initialise; close takes half-built ones and removes what was not finished.
+typedef struct pm_output {
+    const char *path;  // the caller's
+    char beside[4096]; // where it grows
+    void *stream;
+} pm_output;
+pm_status pm_output_open(const char *path, pm_output *out); // PM_ERR_IO also where something stands that is no file
+pm_status pm_output_write(pm_output *out, const void *data, size_t size);
+pm_status pm_output_finish(pm_output *out); // the file is there now, under its name
+void pm_output_close(pm_output *out);
 // Writes into the file itself, which may be a device or a pipe.
 pm_status pm_file_write(const char *path, const void *data, size_t size);
 

@@ -102,11 +102,14 @@ typedef struct pm_packer pm_packer;
 pm_status pm_packer_open(pm_device *dev, pm_slabs *slabs, pm_packer **packer);
 void pm_packer_close(pm_packer **packer);
 
-// One matrix of a file, row-major blocks of dtype, any alignment.
+// One matrix of a file: row-major blocks of dtype, any alignment.
 typedef struct pm_pack_part {
     const void *data;
     pm_dtype dtype;
     uint32_t rows;
+    // Where the file has no such rows: writes those of rows [row, row + n_rows) and columns [col, col + n_cols), row after row, to
+    // `out`; col is a multiple of 256, n_cols at most 256 and whole blocks. `data` is handed through. Called from any thread.
+    void (*read)(const void *data, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out);
 } pm_pack_part;
 
 typedef enum pm_pack_order {

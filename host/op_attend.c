@@ -17,7 +17,8 @@ static uint32_t count_splits(const pm_device *dev, uint32_t n, uint32_t head_dim
 }
 
 uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim) {
-    return (uint64_t)PM_PAGE * n_kv_heads * head_dim * (dtype == PM_F16 ? 2 : 4);
+    uint64_t position = dtype == PM_Q8_0 ? head_dim + (head_dim + 63) / 64 * 4 : head_dim * (dtype == PM_F16 ? 2 : 4);
+    return PM_PAGE * n_kv_heads * position;
 }
 
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound) {
@@ -41,6 +42,10 @@ void pm_attend_merge(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
     pm_cmd_dispatch(cmd, &d);
 }
 
+static pm_kernel_id pick_kernel(pm_dtype dtype) {
+    return dtype == PM_Q8_0 ? PM_K_attend_q8_0 : dtype == PM_F16 ? PM_K_attend_f16 : PM_K_attend_f32;
+}
+
 void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len) {
     const pm_kv *kv = op->kv;
     uint32_t n_heads = op->q.cols / kv->head_dim, n = op->q.rows;
@@ -55,14 +60,14 @@ void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
         .scale = op->scale,
     };
     pm_dispatch d = {
-        .kernel = kv->dtype == PM_F16 ? PM_K_attend_f16 : PM_K_attend_f32,
+        .kernel = pick_kernel(kv->dtype),
         .spec = {kv->head_dim / 2, kv->head_dim, n_heads / kv->n_kv_heads},
         .n_spec = 3,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->q.data, op->rows, kv->pages, kv->k, kv->v, op->out.data, n_splits > 1 ? partial : op->out.data},
         .groups = {kv->n_kv_heads, n, n_splits},
-        .bytes = (uint64_t)n * op->kv_bound * kv->n_kv_heads * kv->head_dim * (kv->dtype == PM_F16 ? 4 : 8),
+        .bytes = 2 * n * op->kv_bound * (pm_kv_page_bytes(kv->dtype, kv->n_kv_heads, kv->head_dim) / PM_PAGE),
     };
     pm_cmd_dispatch(cmd, &d);
 }

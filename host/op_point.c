@@ -85,11 +85,14 @@ void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
         .qkv_stride = op->qkv.stride,
         .q_stride = op->q.stride,
         .max_pages = kv->max_pages,
+        .angle_rows = op->angle_rows,
         .eps = op->eps,
     };
     bool norm = op->q_gain != NULL;
     pm_dispatch d = {
-        .kernel = kv->dtype == PM_F16 ? PM_K_rope_store_f16 : PM_K_rope_store_f32,
+        .kernel = kv->dtype == PM_Q8_0  ? PM_K_rope_store_q8_0
+                  : kv->dtype == PM_F16 ? PM_K_rope_store_f16
+                                        : PM_K_rope_store_f32,
         .spec = {kv->head_dim / 4, kv->head_dim, norm, op->interleaved},
         .n_spec = 4,
         .args = &args,

@@ -37,9 +37,13 @@ void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w);
 // h->x (n, dim) += src (n, w.cols) * w (dim, w.cols)^T, and normed, squares for the norm whose gain (1, dim) is given
 void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain);
 
-// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16 or F32.
-//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes, so that lanes that take a position each read side by
-//   side v page: [n_kv_heads][PM_PAGE][head_dim]
+// The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16, F32, or Q8_0, for which head_dim is a multiple of 32.
+//   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes: lanes that take a position each read side by side
+//   v page: [n_kv_heads][PM_PAGE][head_dim]
+// Q8_0: bytes from -127 to 127, times a scale of 32 dims. The scales follow the bytes of their head, as halves of 256 times their
+// value, two a word (the last one's other half is unused where head_dim / 32 is odd), s words a position:
+//   k page: [n_kv_heads] of { [head_dim / 16][PM_PAGE][16] bytes, [s][PM_PAGE] words }
+//   v page: [n_kv_heads] of { [PM_PAGE][head_dim] bytes, [PM_PAGE][s] words }
 typedef struct pm_kv {
     pm_slice k, v;
     pm_dtype dtype;
@@ -51,14 +55,17 @@ uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):
 // per-head RMSNorm of q and k where gains (1, head_dim) are given, rotation of the pairs (j, j + head_dim / 2) by
-// angles (positions, head_dim / 2) of (cos, sin) pairs, v as it is. interleaved: the q and k heads of qkv come as 0, head_dim / 2,
+// the row's table of angles, v as it is. interleaved: the q and k heads of qkv come as 0, head_dim / 2,
 // 1, head_dim / 2 + 1, ...; they leave in order.
 typedef struct pm_rope_store {
     pm_tensor q, qkv;
     const pm_tensor *q_gain, *k_gain; // both or neither
     float eps;
     bool interleaved;
+    // (tables, angle_rows, head_dim / 2) of (cos, sin): first those of positions 0, 1, ... PM_ANGLE_STEP - 1, times a factor where
+    // attention wants one, then those of 0, PM_ANGLE_STEP, 2 PM_ANGLE_STEP, ...
     pm_slice angles;
+    uint32_t angle_rows;
     pm_slice rows;
     const pm_kv *kv;
 } pm_rope_store;
@@ -78,7 +85,7 @@ void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
 
 // Draws one id a row of logits (m, vocab) by `sampling` (m of struct pm_sampling): ids below n_valid only. Writes the id to
-// results[result0 + j], and next[j] = {id, seq, pos + 1} of the batch row index[j], so that the next pass can start from it.
+// results[result0 + j], and next[j] = {id, seq, pos + 1, rope} of the batch row index[j], so that the next pass can start from it.
 // The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that top-k, top-p and min-p leave:
 // the softmax distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2).
 typedef struct pm_sample {

@@ -66,6 +66,29 @@ bool pm_path_exists(const char *path) {
     return file_attributes(path) != INVALID_FILE_ATTRIBUTES;
 }
 
+static bool is_replaceable(const char *path) {
+    DWORD attributes = file_attributes(path);
+    return attributes == INVALID_FILE_ATTRIBUTES || !(attributes & (FILE_ATTRIBUTE_DIRECTORY | FILE_ATTRIBUTE_DEVICE));
+}
+
+static bool file_identity(const char *path, BY_HANDLE_FILE_INFORMATION *info) {
+    wchar_t wide[PATH_SIZE];
+    if (!widen(path, wide))
+        return false;
+    HANDLE file = CreateFileW(wide, 0, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                              FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    bool known = file != INVALID_HANDLE_VALUE && GetFileInformationByHandle(file, info);
+    if (file != INVALID_HANDLE_VALUE)
+        CloseHandle(file);
+    return known;
+}
+
+bool pm_path_same(const char *a, const char *b) {
+    BY_HANDLE_FILE_INFORMATION x, y;
+    return file_identity(a, &x) && file_identity(b, &y) && x.dwVolumeSerialNumber == y.dwVolumeSerialNumber &&
+           x.nFileIndexHigh == y.nFileIndexHigh && x.nFileIndexLow == y.nFileIndexLow;
+}
+
 static bool make_dir(const char *path) {
     wchar_t wide[PATH_SIZE];
     return widen(path, wide) && (CreateDirectoryW(wide, NULL) || GetLastError() == ERROR_ALREADY_EXISTS);
@@ -171,6 +194,16 @@ bool pm_path_is_dir(const char *path) {
 bool pm_path_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;
+}
+
+static bool is_replaceable(const char *path) {
+    struct stat info;
+    return stat(path, &info) != 0 || S_ISREG(info.st_mode);
+}
+
+bool pm_path_same(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 static bool make_dir(const char *path) {
@@ -332,18 +365,52 @@ pm_status pm_file_write(const char *path, const void *data, size_t size) {
     return written ? PM_OK : pm_fail(PM_ERR_IO, "%s: %s", path, strerror(error));
 }
 
-pm_status pm_file_write_atomic(const char *path, const void *data, size_t size) {
+pm_status pm_output_open(const char *path, pm_output *out) {
     static atomic_ulong serial; // two threads may write the same file
-    char beside[PATH_SIZE];
-    int n = snprintf(beside, sizeof(beside), "%s.%lu-%lu.tmp", path, pm_process_id(), atomic_fetch_add(&serial, 1));
-    if (n < 0 || (size_t)n >= sizeof(beside))
+    *out = (pm_output){.path = path};
+    int n = snprintf(out->beside, sizeof(out->beside), "%s.%lu-%lu.tmp", path, pm_process_id(), atomic_fetch_add(&serial, 1));
+    if (n < 0 || (size_t)n >= sizeof(out->beside))
         return pm_fail(PM_ERR_IO, "%s: the path is too long", path);
+    if (!is_replaceable(path))
+        return pm_fail(PM_ERR_IO, "%s: is there and is no file that could be replaced", path);
+    out->stream = file_open(out->beside, "wb");
+    return out->stream ? PM_OK : pm_fail(PM_ERR_IO, "%s: %s", path, strerror(errno));
+}
 
-    pm_status status = pm_file_write(beside, data, size);
-    if (status == PM_OK && !file_rename(beside, path))
-        status = pm_fail(PM_ERR_IO, "%s: cannot replace: %s", path, strerror(errno));
+pm_status pm_output_write(pm_output *out, const void *data, size_t size) {
+    if (size == 0 || fwrite(data, 1, size, out->stream) == size)
+        return PM_OK;
+    return pm_fail(PM_ERR_IO, "%s: cannot be written: %s", out->path, strerror(errno));
+}
+
+pm_status pm_output_finish(pm_output *out) {
+    FILE *stream = out->stream;
+    out->stream = NULL;
+    pm_status status = PM_OK;
+    if (fclose(stream) != 0) // a full disk may show only now
+        status = pm_fail(PM_ERR_IO, "%s: cannot be written: %s", out->path, strerror(errno));
+    else if (!file_rename(out->beside, out->path))
+        status = pm_fail(PM_ERR_IO, "%s: cannot replace: %s", out->path, strerror(errno));
     if (status != PM_OK)
-        file_remove(beside);
+        file_remove(out->beside);
+    return status;
+}
+
+void pm_output_close(pm_output *out) {
+    if (!out->stream)
+        return;
+    fclose(out->stream);
+    file_remove(out->beside);
+    out->stream = NULL;
+}
+
+pm_status pm_file_write_atomic(const char *path, const void *data, size_t size) {
+    pm_output out = {0};
+    PM_TRY(pm_output_open(path, &out));
+    pm_status status = pm_output_write(&out, data, size);
+    if (status == PM_OK)
+        status = pm_output_finish(&out);
+    pm_output_close(&out);
     return status;
 }
 

@@ -9,12 +9,15 @@
 //   Q8_0 32, Q4_0 16            half; Q4_0's nibbles hold q - 8, signed
 //   Q5_0 16 + 4, IQ4_NL 16      half
 //   Q4_1 16, Q5_1 16 + 4        half scale, half minimum
+//   FP8 32                      one for four blocks, in which it is the same: a float
+//   AWQ 16                      one for four blocks, in which it is the same: half scale, 16 bits of zero point
 //   MXFP4 16                    a byte, the exponent
 //   IQ4_XS 16                   superblock: half, 8 x the scale's high 2 bits, 8 x its low 4 bits
 //   Q4_K 16, Q5_K 16 + 4        superblock: half scale of the scales, half of the minima, 8 x the low 4 bits of the scales and 8 x
 //                               of the minima, 8 x the high 2 bits of the scales and 8 x of the minima
 //   Q6_K 16 + 8                 superblock: 16 signed bytes, one for each half block; half
 //   Q3_K 8 + 4                  superblock: 16 x the low 4 bits, 16 x the high 2 bits; half
+//   IQ2 8 + 4                   superblock: 16 x 4 bits; half
 //   Q2_K 8                      superblock: 16 bytes of scale and, above, minimum; half scale of the scales, half of the minima
 #include <math.h>
 #include <string.h>
@@ -113,6 +116,16 @@ static void pack_mxfp4(const uint8_t *src, const target *to) {
     pack_nibbles(src + 1, to->low);
 }
 
+static void pack_fp8(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 4);
+    memcpy(to->low, src + 4, 32);
+}
+
+static void pack_awq(const uint8_t *src, const target *to) {
+    memcpy(to->scales, src, 4);
+    pack_nibbles(src + 4, to->low);
+}
+
 static void pack_iq4_xs(const uint8_t *src, const target *to) {
     memcpy(to->scales, src, 8);
     for (int b = 0; b < 8; b++)
@@ -186,6 +199,13 @@ static void pack_q2_k(const uint8_t *src, const target *to) {
     memcpy(to->halves, src + 80, 4);
 }
 
+static void pack_iq2(const uint8_t *src, const target *to) {
+    pack_pairs(src, to->low);
+    pack_bits(src + 64, to->high);
+    memcpy(to->scales, src + 96, 8);
+    memcpy(to->halves, src + 104, 2);
+}
+
 // ---- one row ----------------------------------------------------------------------------------------------------------
 
 // Bytes on the device: of 32 columns in the data plane, of a block of the file in the plane of the scales.
@@ -193,6 +213,7 @@ typedef struct layout {
     uint8_t low, high;
     uint8_t scales, halves;
     void (*pack)(const uint8_t *src, const target *to); // NULL: copied as it is
+    uint8_t shared;                                     // blocks of the file that have one scale, if more than one
 } layout;
 
 static const layout *layout_of(pm_dtype dtype) {
@@ -202,7 +223,8 @@ static const layout *layout_of(pm_dtype dtype) {
         [PM_Q5_0] = {16, 4, 2, 0, pack_q5_0},   [PM_Q5_1] = {16, 4, 4, 0, pack_q5_1},     [PM_Q2_K] = {8, 0, 16, 4, pack_q2_k},
         [PM_Q3_K] = {8, 4, 12, 2, pack_q3_k},   [PM_Q4_K] = {16, 0, 16, 0, pack_q4_k},    [PM_Q5_K] = {16, 4, 16, 0, pack_q5_k},
         [PM_Q6_K] = {16, 8, 16, 2, pack_q6_k},  [PM_IQ4_NL] = {16, 0, 2, 0, pack_iq4_nl}, [PM_IQ4_XS] = {16, 0, 8, 0, pack_iq4_xs},
-        [PM_MXFP4] = {16, 0, 1, 0, pack_mxfp4},
+        [PM_MXFP4] = {16, 0, 1, 0, pack_mxfp4}, [PM_FP8] = {32, 0, 4, 0, pack_fp8, 4},    [PM_AWQ] = {16, 0, 4, 0, pack_awq, 4},
+        [PM_IQ2] = {8, 4, 8, 2, pack_iq2},
     };
     return &layouts[dtype];
 }
@@ -220,40 +242,52 @@ static uint32_t packed_row_bytes(pm_dtype dtype, uint32_t cols) {
     return low_row_bytes(dtype, cols) + (uint32_t)pm_round_up((uint64_t)n_blocks(cols) * layout_of(dtype)->high, 16);
 }
 
+// Entries of a row's plane of scales.
+static uint32_t n_scales(pm_dtype dtype, uint32_t cols) {
+    uint32_t blocks = (uint32_t)pm_round_up(cols, PM_BLOCK) / pm_dtype_get(dtype)->block_elements,
+             shared = layout_of(dtype)->shared;
+    return shared ? (blocks + shared - 1) / shared : blocks;
+}
+
 static uint32_t scale_row_bytes(pm_dtype dtype, uint32_t cols) {
     const layout *l = layout_of(dtype);
-    uint32_t blocks = (uint32_t)pm_round_up(cols, PM_BLOCK) / pm_dtype_get(dtype)->block_elements;
-    return (uint32_t)pm_round_up((uint64_t)blocks * (l->scales + l->halves), 4);
+    return (uint32_t)pm_round_up((uint64_t)n_scales(dtype, cols) * (l->scales + l->halves), 4);
 }
 
 uint64_t pm_packed_bytes(pm_dtype dtype, uint64_t rows, uint64_t cols) {
     return rows * ((uint64_t)packed_row_bytes(dtype, (uint32_t)cols) + scale_row_bytes(dtype, (uint32_t)cols));
 }
 
-static void pack_blocks(pm_dtype dtype, const uint8_t *src, uint32_t cols, uint8_t *data, uint8_t *scales) {
-    const layout *l = layout_of(dtype);
-    const pm_dtype_info *info = pm_dtype_get(dtype);
-    uint32_t blocks = cols / info->block_elements, units = info->block_elements / PM_BLOCK; // of 32 columns in a block
-    target to = {data, data + low_row_bytes(dtype, cols), scales, scales + blocks * l->scales};
-    for (uint32_t b = 0; b < blocks; b++) {
-        l->pack(src + (size_t)b * info->block_bytes, &to);
-        to.low += units * l->low;
-        to.high += units * l->high;
-        to.scales += l->scales;
-        to.halves += l->halves;
+// Where a row goes.
+typedef struct packed_row {
+    uint8_t *data, *scales;
+} packed_row;
+
+// Columns [col, col + n) of a row, whole blocks of the type that the matrix has.
+static void pack_blocks(const job *j, const uint8_t *src, uint32_t col, uint32_t n, packed_row row) {
+    const layout *l = layout_of(j->dtype);
+    const pm_dtype_info *info = pm_dtype_get(j->dtype);
+    uint32_t first = col / info->block_elements, units = info->block_elements / PM_BLOCK; // of 32 columns in a block
+    uint32_t shared = l->shared ? l->shared : 1;
+    for (uint32_t b = first; b < first + n / info->block_elements; b++, src += info->block_bytes) {
+        target to = {
+            .low = row.data + (size_t)b * units * l->low,
+            .high = row.data + low_row_bytes(j->dtype, j->cols) + (size_t)b * units * l->high,
+            .scales = row.scales + (size_t)(b / shared) * l->scales,
+            .halves = row.scales + (size_t)n_scales(j->dtype, j->cols) * l->scales + (size_t)b * l->halves,
+        };
+        l->pack(src, &to);
     }
-    uint8_t *row_end = data + packed_row_bytes(dtype, cols), *scales_end = scales + scale_row_bytes(dtype, cols);
-    memset(to.high, 0, (size_t)(row_end - to.high));
-    memset(to.halves, 0, (size_t)(scales_end - to.halves));
 }
 
-// A file's row as floats or halves: for what must change its type.
-static void convert_row(pm_dtype from, const uint8_t *src, pm_dtype to, uint32_t cols, uint8_t *data) {
-    enum { STEP = 256 }; // whole blocks of every type
-    float values[STEP];
+enum { STRIP = 256 }; // columns: whole blocks of every type, and all blocks that share a scale
+
+// Blocks of a file as floats or halves: for what must change its type.
+static void convert(pm_dtype from, const uint8_t *src, pm_dtype to, uint32_t cols, uint8_t *data) {
+    float values[STRIP];
     const pm_dtype_info *info = pm_dtype_get(from);
-    for (uint32_t i = 0; i < cols; i += STEP) {
-        uint32_t n = cols - i < STEP ? cols - i : STEP;
+    for (uint32_t i = 0; i < cols; i += STRIP) {
+        uint32_t n = cols - i < STRIP ? cols - i : STRIP;
         pm_ref_decode(from, src + (size_t)(i / info->block_elements) * info->block_bytes, n, values);
         for (uint32_t k = 0; k < n; k++) {
             uint16_t h = pm_f32_to_f16(values[k]);
@@ -270,39 +304,96 @@ static size_t file_row_bytes(pm_dtype dtype, uint32_t cols) {
     return (size_t)(cols / info->block_elements) * info->block_bytes;
 }
 
-static void pack_row(const job *j, uint32_t row, uint8_t *data, uint8_t *scales) {
-    const pm_pack_part *part = j->parts;
-    if (j->order == PM_PACK_INTERLEAVED) {
-        part += row % (uint32_t)j->n_parts;
-        row /= (uint32_t)j->n_parts;
-    } else {
-        while (row >= part->rows)
-            row -= part++->rows;
-    }
-    size_t file_row = file_row_bytes(part->dtype, j->cols);
-    const uint8_t *src = (const uint8_t *)part->data + (size_t)row * file_row;
-    if (layout_of(j->dtype)->pack) {
-        pack_blocks(j->dtype, src, j->cols, data, scales);
-        return;
-    }
-    size_t used = (size_t)j->cols * pm_dtype_get(j->dtype)->block_bytes;
-    memset(data + used, 0, j->data_row - used);
-    if (part->dtype == j->dtype)
-        memcpy(data, src, used);
+// Columns [col, col + n) of a row, of which `src` has whole blocks of type `from`.
+static void pack_columns(const job *j, pm_dtype from, const uint8_t *src, uint32_t col, uint32_t n, packed_row row) {
+    size_t element = pm_dtype_get(j->dtype)->block_bytes;
+    if (layout_of(j->dtype)->pack)
+        pack_blocks(j, src, col, n, row);
+    else if (from == j->dtype)
+        memcpy(row.data + col * element, src, n * element);
     else
-        convert_row(part->dtype, src, j->dtype, j->cols, data);
+        convert(from, src, j->dtype, n, row.data + col * element);
+}
+
+// What stands behind the last column is zero.
+static void finish_row(const job *j, packed_row row) {
+    const layout *l = layout_of(j->dtype);
+    const pm_dtype_info *info = pm_dtype_get(j->dtype);
+    uint32_t blocks = j->cols / info->block_elements;
+    size_t used = (size_t)j->cols * info->block_bytes; // in a plane without scales
+    if (l->pack)
+        used = low_row_bytes(j->dtype, j->cols) + (size_t)blocks * (info->block_elements / PM_BLOCK) * l->high;
+    memset(row.data + used, 0, j->data_row - used);
+    used = (size_t)n_scales(j->dtype, j->cols) * l->scales + (size_t)blocks * l->halves;
+    if (row.scales)
+        memset(row.scales + used, 0, j->scale_row - used);
 }
 
 // ---- many rows --------------------------------------------------------------------------------------------------------
 
-enum { ROWS_A_TASK = 256 };
+enum { ROWS_A_TASK = 256, ROWS_A_TILE = 32, STRIP_BYTES = STRIP * 4 };
+
+// Row `row` of the matrix, which is one of those to pack now.
+static packed_row target_row(const job *j, uint32_t row) {
+    size_t i = row - j->first;
+    return (packed_row){j->data + i * j->data_row, j->scales ? j->scales + i * j->scale_row : NULL};
+}
+
+// Rows [first, first + n) of part number p, of which row r is row r * step + row0 of the matrix.
+typedef struct run {
+    const pm_pack_part *part;
+    uint32_t first, n, row0, step;
+} run;
+
+// Those of part number p among the rows [begin, end) of the matrix; `before`: rows of the parts before it.
+static run find_run(const job *j, int p, uint32_t before, uint32_t begin, uint32_t end) {
+    const pm_pack_part *part = &j->parts[p];
+    if (j->order == PM_PACK_INTERLEAVED) {
+        uint32_t step = (uint32_t)j->n_parts, first = (begin + step - 1 - (uint32_t)p) / step;
+        return (run){part, first, (end + step - 1 - (uint32_t)p) / step - first, (uint32_t)p, step};
+    }
+    uint32_t last = before + part->rows < end ? before + part->rows : end;
+    uint32_t first = before > begin ? before : begin;
+    return (run){part, first - before, last > first ? last - first : 0, before, 1};
+}
+
+static void pack_run(const job *j, const run *r) {
+    size_t row_bytes = file_row_bytes(r->part->dtype, j->cols);
+    for (uint32_t i = r->first; i < r->first + r->n; i++) {
+        packed_row row = target_row(j, i * r->step + r->row0);
+        pack_columns(j, r->part->dtype, (const uint8_t *)r->part->data + i * row_bytes, 0, j->cols, row);
+        finish_row(j, row);
+    }
+}
+
+// The same where the part makes its rows: some rows at a time, some columns of them.
+static void pack_made_run(const job *j, const run *r) {
+    uint8_t tile[ROWS_A_TILE * STRIP_BYTES];
+    for (uint32_t i = 0; i < r->n; i += ROWS_A_TILE) {
+        uint32_t n = r->n - i < ROWS_A_TILE ? r->n - i : ROWS_A_TILE;
+        for (uint32_t col = 0; col < j->cols; col += STRIP) {
+            uint32_t n_cols = j->cols - col < STRIP ? j->cols - col : STRIP;
+            r->part->read(r->part->data, r->first + i, n, col, n_cols, tile);
+            for (uint32_t k = 0; k < n; k++)
+                pack_columns(j, r->part->dtype, tile + k * file_row_bytes(r->part->dtype, n_cols), col, n_cols,
+                             target_row(j, (r->first + i + k) * r->step + r->row0));
+        }
+        for (uint32_t k = 0; k < n; k++)
+            finish_row(j, target_row(j, (r->first + i + k) * r->step + r->row0));
+    }
+}
 
 static void pack_task(void *user, int task) {
     const job *j = user;
-    uint32_t begin = (uint32_t)task * ROWS_A_TASK;
+    uint32_t begin = (uint32_t)task * ROWS_A_TASK, before = 0;
     uint32_t end = begin + ROWS_A_TASK < j->count ? begin + ROWS_A_TASK : j->count;
-    for (uint32_t i = begin; i < end; i++)
-        pack_row(j, j->first + i, j->data + (size_t)i * j->data_row, j->scales ? j->scales + (size_t)i * j->scale_row : NULL);
+    for (int p = 0; p < j->n_parts; before += j->parts[p++].rows) {
+        run r = find_run(j, p, before, j->first + begin, j->first + end);
+        if (r.part->read)
+            pack_made_run(j, &r);
+        else
+            pack_run(j, &r);
+    }
 }
 
 static void pack_rows(job *j, uint32_t first, uint32_t count, void *data, void *scales) {
@@ -355,17 +446,26 @@ static pm_status upload(pm_packer *packer, job *j, pm_tensor *out) {
 
 // ---- types ------------------------------------------------------------------------------------------------------------
 
-static bool fits_f16(const pm_pack_part *part, uint32_t cols) {
-    const pm_dtype_info *info = pm_dtype_get(part->dtype);
-    uint64_t n_values = (uint64_t)part->rows * cols;
-    for (uint64_t i = 0; i < n_values; i += info->block_elements) {
-        float values[256];
-        pm_ref_decode(part->dtype, (const uint8_t *)part->data + i / info->block_elements * info->block_bytes, info->block_elements,
-                      values);
-        for (uint32_t k = 0; k < info->block_elements; k++)
+static bool row_fits_f16(const pm_pack_part *part, uint32_t row, uint32_t cols) {
+    const uint8_t *src = (const uint8_t *)part->data + row * file_row_bytes(part->dtype, cols);
+    uint8_t made[STRIP_BYTES];
+    float values[STRIP];
+    for (uint32_t col = 0; col < cols; col += STRIP) {
+        uint32_t n = cols - col < STRIP ? cols - col : STRIP;
+        if (part->read)
+            part->read(part->data, row, 1, col, n, made);
+        pm_ref_decode(part->dtype, part->read ? made : src + file_row_bytes(part->dtype, col), n, values);
+        for (uint32_t k = 0; k < n; k++)
             if (!(fabsf(values[k]) <= 65504.0f))
                 return false;
     }
+    return true;
+}
+
+static bool fits_f16(const pm_pack_part *part, uint32_t cols) {
+    for (uint32_t row = 0; row < part->rows; row++)
+        if (!row_fits_f16(part, row, cols))
+            return false;
     return true;
 }
 
@@ -409,7 +509,7 @@ pm_status pm_pack_vector(pm_packer *packer, const pm_pack_part *parts, int n_par
     float *to = values;
     for (int i = 0; i < n_parts; to += parts[i++].rows)
         pm_ref_decode(parts[i].dtype, parts[i].data, parts[i].rows, to);
-    pm_pack_part row = {values, PM_F32, 1};
+    pm_pack_part row = {.data = values, .dtype = PM_F32, .rows = 1};
     pm_status status = pm_pack_matrix(packer, &row, 1, n, PM_PACK_STACKED, out);
     pm_free(values);
     return status;

@@ -96,6 +96,22 @@ static float mxfp4_value(const uint8_t *block, uint32_t i) {
     return (float)ldexp(quant < 8 ? values[quant] : -values[quant - 8], block[0] - 127);
 }
 
+// A sign, four bits of exponent, three of mantissa.
+static float e4m3_value(uint8_t code) {
+    int exponent = code >> 3 & 15, mantissa = code & 7;
+    double size = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+    if ((code & 127) == 127)
+        size = NAN;
+    return (float)(code < 128 ? size : -size);
+}
+
+static float iq2_value(const uint8_t *block, uint32_t i) {
+    static const float values[4] = {8, 25, 43, 60};
+    float scale = half_at(block + 104) / 8 * (float)(2 * field(block, 96 + i / 32, i / 16 % 2 * 4, 4) + 1);
+    float size = scale * values[pair_of_256(block, i)];
+    return bit_of_256(block + 64, i) ? -size : size;
+}
+
 // Value i of a block; loader/dequant.c says what a block of each type is.
 static float decode_one(pm_dtype dtype, const uint8_t *b, uint32_t i) {
     switch (dtype) {
@@ -132,10 +148,15 @@ static float decode_one(pm_dtype dtype, const uint8_t *b, uint32_t i) {
         return iq4_xs_value(b, i);
     case PM_MXFP4:
         return mxfp4_value(b, i);
-    case PM_DTYPE_COUNT:
-        break;
+    case PM_FP8:
+        return f32_at(b) * e4m3_value(b[4 + i]);
+    case PM_AWQ:
+        return half_at(b) * (float)(nibble(b + 4, i) - b[2]);
+    case PM_IQ2:
+        return iq2_value(b, i);
+    default:
+        return 0;
     }
-    return 0;
 }
 
 void pm_ref_decode(pm_dtype dtype, const void *blocks, uint64_t n, float *values) {
@@ -224,9 +245,10 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
 
 // ---- rope_store -------------------------------------------------------------------------------------------------------
 
-// One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half).
-static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, const float *gain, const float *angles, double *out,
-                            double *size) {
+// One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half). Kernels
+// make cos and sin of sums of products that are as large as the pair is long, however small cos or sin may be.
+static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, const float *gain, const double *angles,
+                            double *out, double *size) {
     uint32_t dim = a->head_dim, half = dim / 2, step = a->interleaved ? 2 : 1, gap = a->interleaved ? 1 : half;
     double squares = 0;
     for (uint32_t i = 0; i < dim; i++)
@@ -235,18 +257,18 @@ static void norm_and_rotate(const pm_ref_rope_store_args *a, const float *head, 
     for (uint32_t j = 0; j < half; j++) {
         double lo = head[j * step] * factor * (gain ? gain[j] : 1);
         double hi = head[j * step + gap] * factor * (gain ? gain[j + half] : 1);
-        double c = angles[2 * j], s = angles[2 * j + 1];
+        double c = angles[2 * j], s = angles[2 * j + 1], terms = (fabs(lo) + fabs(hi)) * hypot(c, s);
         out[j] = lo * c - hi * s;
         out[j + half] = hi * c + lo * s;
-        put(size, j, fabs(lo * c) + fabs(hi * s));
-        put(size, j + half, fabs(hi * c) + fabs(lo * s));
+        put(size, j, terms);
+        put(size, j + half, terms);
     }
 }
 
 void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *size) {
     uint32_t heads = a->n_heads + 2 * a->n_kv_heads, dim = a->head_dim;
     for (uint32_t r = 0; r < a->n; r++) {
-        const float *angles = a->angles + (size_t)a->rows[r].pos * dim;
+        const double *angles = a->angles + ((size_t)a->rows[r].rope * a->n_positions + a->rows[r].pos) * dim;
         for (uint32_t h = 0; h < heads; h++) {
             size_t at = ((size_t)r * heads + h) * dim;
             if (h < a->n_heads + a->n_kv_heads) {
@@ -260,6 +282,18 @@ void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *siz
             }
         }
     }
+}
+
+double pm_ref_kv_q8_0(const double *values, double *held) {
+    double most = 0;
+    for (int i = 0; i < 32; i++)
+        most = fmax(most, fabs(values[i]));
+    double half = fmin(most * 256 / 127, 65504), scale = pm_f16_to_f32(pm_f32_to_f16((float)half)) / 256.0;
+    if (half < 0x1p-14)
+        scale = 0;
+    for (int i = 0; i < 32; i++)
+        held[i] = scale > 0 ? scale * fmin(fmax(round(values[i] / scale), -127), 127) : 0;
+    return scale;
 }
 
 // ---- attend -----------------------------------------------------------------------------------------------------------

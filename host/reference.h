@@ -42,12 +42,17 @@ typedef struct pm_ref_rope_store_args {
     const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)
     const float *q_gain, *k_gain; // (head_dim); both NULL: no norm
     float eps;
-    bool interleaved;    // as in pm_op_rope_store
-    const float *angles; // (positions, head_dim / 2, 2): cos, sin
+    bool interleaved;     // as in pm_op_rope_store
+    const double *angles; // (tables, n_positions, head_dim / 2, 2): cos, sin
+    uint32_t n_positions;
     const struct pm_row *rows;
 } pm_ref_rope_store_args;
 // out (n, n_heads + 2 n_kv_heads, head_dim): q heads, then the k and v heads that go to the cache
 void pm_ref_rope_store(const pm_ref_rope_store_args *a, double *out, double *size);
+
+// held (32): what a cache of Q8_0 has in place of 32 values. Returns the scale of which they are multiples, by -127 to 127; it is a
+// half of 256 times as much.
+double pm_ref_kv_q8_0(const double *values, double *held);
 
 typedef struct pm_ref_attend_args {
     uint32_t n, n_heads, n_kv_heads, head_dim;

@@ -418,6 +418,7 @@ static const struct fixed_use {
     {"attend_merge", 2, {64, 128}},
     {"attend_f16", 3, {64, 128, 4}},
     {"attend_f32", 3, {64, 128, 4}},
+    {"attend_q8_0", 3, {64, 128, 4}},
     {"attend_f16", 3, {32, 64, 7}},
     {"sample", 1, {128}},
 };

@@ -93,6 +93,10 @@ static void draw_block(pm_lab *lab, pm_dtype dtype, uint8_t *block) {
         most = 0;
         for (uint32_t i = 0; i < info->block_bytes; i++)
             block[i] = (uint8_t)draw(lab);
+        if (dtype == PM_AWQ) { // a zero point is a quant
+            block[2] &= 15;
+            block[3] = 0;
+        }
         pm_ref_decode(dtype, block, info->block_elements, values);
         for (uint32_t i = 0; i < info->block_elements; i++)
             most = fabsf(values[i]) <= 4 ? fmaxf(most, fabsf(values[i])) : INFINITY;
@@ -109,6 +113,11 @@ static void try_status(pm_lab *lab, pm_status status) {
         lab->status = status;
 }
 
+// Of these four blocks of a row have one scale, in their first four bytes.
+static bool shares_scales(pm_dtype dtype) {
+    return dtype == PM_FP8 || dtype == PM_AWQ;
+}
+
 // Weights as a file has them, packed for the device.
 static matrix weights(pm_lab *lab, pm_dtype dtype, uint32_t rows, uint32_t cols) {
     const pm_dtype_info *info = pm_dtype_get(dtype);
@@ -117,8 +126,12 @@ static matrix weights(pm_lab *lab, pm_dtype dtype, uint32_t rows, uint32_t cols)
     float *values = take_room(lab, count, sizeof(float));
     for (int i = 0; i < POOL; i++)
         draw_block(lab, dtype, pool + (size_t)i * info->block_bytes);
-    for (size_t i = 0; i < n_blocks; i++)
-        memcpy(blocks + i * info->block_bytes, pool + draw(lab) % POOL * info->block_bytes, info->block_bytes);
+    for (size_t i = 0; i < n_blocks; i++) {
+        uint8_t *block = blocks + i * info->block_bytes;
+        memcpy(block, pool + draw(lab) % POOL * info->block_bytes, info->block_bytes);
+        if (shares_scales(dtype) && i % (cols / info->block_elements) % 4 > 0)
+            memcpy(block, block - info->block_bytes, 4);
+    }
     pm_ref_decode(dtype, blocks, count, values);
     matrix m = {.values = values};
     try_status(lab, pm_pack_matrix(lab->packer, &(pm_pack_part){blocks, dtype, rows}, 1, cols, PM_PACK_STACKED, &m.packed));
@@ -514,28 +527,77 @@ static const struct pm_row cache_rows[N_ROWS] = {
     {.seq = 0, .pos = PM_PAGE - 1}, {.seq = 1, .pos = 0}, {.seq = 0, .pos = PM_PAGE}, {.seq = 1, .pos = POSITIONS - 1}};
 static const uint32_t cache_pages[N_SEQS * MAX_PAGES] = {5, 2, 6, 1, 4, 3}; // page 0 is nobody's
 
-// Where an element stands, as pm_kv in ops.h says it.
-static uint64_t k_at(const pm_kv *kv, const struct pm_row *row, uint32_t head, uint32_t dim) {
-    uint32_t e = kv->dtype == PM_F16 ? 8 : 4, page = cache_pages[row->seq * MAX_PAGES + row->pos / PM_PAGE];
-    uint64_t chunk = ((uint64_t)page * kv->n_kv_heads + head) * (kv->head_dim / e) + dim / e;
-    return (chunk * PM_PAGE + row->pos % PM_PAGE) * e + dim % e;
+static uint32_t page_of(const struct pm_row *row) {
+    return cache_pages[row->seq * MAX_PAGES + row->pos / PM_PAGE];
 }
 
-static uint64_t v_at(const pm_kv *kv, const struct pm_row *row, uint32_t head, uint32_t dim) {
-    uint32_t page = cache_pages[row->seq * MAX_PAGES + row->pos / PM_PAGE];
-    return (((uint64_t)page * kv->n_kv_heads + head) * PM_PAGE + row->pos % PM_PAGE) * kv->head_dim + dim;
+// Where an element stands, as pm_kv in ops.h says it: of halves or floats.
+static uint64_t element_of(const pm_kv *kv, bool is_k, const struct pm_row *row, uint32_t head, uint32_t dim) {
+    uint32_t e = kv->dtype == PM_F16 ? 8 : 4, pos = row->pos % PM_PAGE;
+    uint64_t first = (uint64_t)page_of(row) * kv->n_kv_heads + head;
+    return is_k ? ((first * (kv->head_dim / e) + dim / e) * PM_PAGE + pos) * e + dim % e
+                : (first * PM_PAGE + pos) * kv->head_dim + dim;
 }
 
-static float element_at(const uint32_t *words, pm_dtype dtype, uint64_t at) {
-    return dtype == PM_F16 ? pm_f16_to_f32((uint16_t)(words[at / 2] >> (at % 2 * 16))) : float_at(words, at);
+// Of Q8_0: the byte, and the half that is its scale.
+static uint64_t q8_0_head(const pm_kv *kv, const struct pm_row *row, uint32_t head) {
+    return ((uint64_t)page_of(row) * kv->n_kv_heads + head) * PM_PAGE * (kv->head_dim + (kv->head_dim + 63) / 64 * 4);
 }
 
-static void set_element(uint32_t *words, pm_dtype dtype, uint64_t at, float value) {
-    uint32_t shift = (uint32_t)(at % 2 * 16);
-    if (dtype == PM_F16)
-        words[at / 2] = (words[at / 2] & ~(0xffffu << shift)) | (uint32_t)pm_f32_to_f16(value) << shift;
-    else
-        memcpy(words + at, &value, sizeof(value));
+static uint64_t byte_of(const pm_kv *kv, bool is_k, const struct pm_row *row, uint32_t head, uint32_t dim) {
+    uint32_t pos = row->pos % PM_PAGE;
+    return q8_0_head(kv, row, head) + (is_k ? (dim / 16 * PM_PAGE + pos) * 16 + dim % 16 : pos * kv->head_dim + dim);
+}
+
+static uint64_t scale_of(const pm_kv *kv, bool is_k, const struct pm_row *row, uint32_t head, uint32_t dim) {
+    uint32_t word = dim / 64, pos = row->pos % PM_PAGE;
+    uint64_t words = is_k ? word * PM_PAGE + pos : pos * ((kv->head_dim + 63) / 64) + word;
+    return (q8_0_head(kv, row, head) + (uint64_t)PM_PAGE * kv->head_dim) / 2 + words * 2 + dim / 32 % 2;
+}
+
+static float half_of(const uint32_t *words, uint64_t at) {
+    return pm_f16_to_f32((uint16_t)(words[at / 2] >> (at % 2 * 16)));
+}
+
+static void set_bits(uint32_t *words, uint64_t at, uint32_t n_bits, uint32_t bits) {
+    uint64_t word = at * n_bits / 32;
+    uint32_t shift = (uint32_t)(at * n_bits % 32), mask = n_bits == 32 ? UINT32_MAX : (1u << n_bits) - 1;
+    words[word] = (words[word] & ~(mask << shift)) | (bits & mask) << shift;
+}
+
+static float cached(const pm_kv *kv, const uint32_t *words, bool is_k, const struct pm_row *row, uint32_t head, uint32_t dim) {
+    uint64_t at = kv->dtype == PM_Q8_0 ? byte_of(kv, is_k, row, head, dim) : element_of(kv, is_k, row, head, dim);
+    if (kv->dtype == PM_Q8_0)
+        return (float)(int8_t)(words[at / 4] >> (at % 4 * 8)) * half_of(words, scale_of(kv, is_k, row, head, dim)) / 256;
+    return kv->dtype == PM_F16 ? half_of(words, at) : float_at(words, at);
+}
+
+// Puts a block of 32 dims into the cache, and leaves in `values` what it holds of them.
+static void cache_q8_0(const pm_kv *kv, uint32_t *words, bool is_k, const struct pm_row *row, uint32_t head, uint32_t dim,
+                       float *values) {
+    double block[32], held[32];
+    for (uint32_t i = 0; i < 32; i++)
+        block[i] = values[i];
+    double scale = pm_ref_kv_q8_0(block, held);
+    set_bits(words, scale_of(kv, is_k, row, head, dim), 16, pm_f32_to_f16((float)(scale * 256)));
+    for (uint32_t i = 0; i < 32; i++) {
+        values[i] = (float)held[i];
+        set_bits(words, byte_of(kv, is_k, row, head, dim + i), 8, (uint32_t)(int32_t)(scale > 0 ? round(held[i] / scale) : 0));
+    }
+}
+
+static void cache_head(const pm_kv *kv, uint32_t *words, bool is_k, const struct pm_row *row, uint32_t head, float *values) {
+    for (uint32_t i = 0; i < kv->head_dim; i++) {
+        uint16_t half = pm_f32_to_f16(values[i]);
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof(bits));
+        if (kv->dtype == PM_Q8_0 && i % 32 == 0)
+            cache_q8_0(kv, words, is_k, row, head, i, values + i);
+        if (kv->dtype == PM_F16)
+            values[i] = pm_f16_to_f32(half);
+        if (kv->dtype != PM_Q8_0)
+            set_bits(words, element_of(kv, is_k, row, head, i), kv->dtype == PM_F16 ? 16 : 32, kv->dtype == PM_F16 ? half : bits);
+    }
 }
 
 static pm_kv take_cache(pm_lab *lab, pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim) {
@@ -544,31 +606,76 @@ static pm_kv take_cache(pm_lab *lab, pm_dtype dtype, uint32_t n_kv_heads, uint32
     kv.k = take(lab, bytes);
     kv.v = take(lab, bytes);
     kv.pages = put(lab, cache_pages, N_SEQS * MAX_PAGES);
-    for (uint64_t i = 0; dtype == PM_F16 && i < bytes / 4; i++)
+    for (uint64_t i = 0; dtype != PM_F32 && i < bytes / 4; i++)
         words_at(lab, kv.k)[i] = words_at(lab, kv.v)[i] = 0x7e007e00u; // no numbers either
     return kv;
 }
 
 // The types of a cache that we know how to fill.
 static bool read_cache_dtype(const char *small_name, pm_dtype *dtype) {
-    return read_dtype(small_name, dtype) && (*dtype == PM_F16 || *dtype == PM_F32);
+    return read_dtype(small_name, dtype) && (*dtype == PM_F16 || *dtype == PM_F32 || *dtype == PM_Q8_0);
+}
+
+// How far rounding to the cache's type may move value i of a head: a half either way, since Vulkan does not say how packHalf2x16
+// rounds; of Q8_0 half a step of the block, and what the scale's own rounding makes of the value.
+static double cache_tolerance(const pm_kv *kv, const double *head, uint32_t i) {
+    double most = 0;
+    for (uint32_t d = i / 32 * 32; d < i / 32 * 32 + 32 && d < kv->head_dim; d++)
+        most = fmax(most, fabs(head[d]));
+    switch (kv->dtype) {
+    case PM_F16:
+        return fabs(head[i]) * 0x1p-10 + 0x1p-24;
+    case PM_Q8_0:
+        return 0.51 * most / 127 + fabs(head[i]) * 0x1p-10;
+    default:
+        return 0;
+    }
 }
 
 static void compare_stored(pm_lab *lab, const pm_rope_store *op, uint32_t n_heads, const double *want, const double *size) {
     const pm_kv *kv = op->kv;
     const uint32_t *k = result_at(lab, kv->k), *v = result_at(lab, kv->v), *q = result_at(lab, op->q.data);
     uint32_t dim = kv->head_dim, heads = n_heads + 2 * kv->n_kv_heads;
-    double half = kv->dtype == PM_F16 ? 0x1p-10 : 0; // rounded either way: Vulkan does not say how packHalf2x16 does
     for (uint32_t r = 0; r < N_ROWS; r++)
-        for (uint32_t h = 0; h < heads; h++)
+        for (uint32_t h = 0; h < heads; h++) {
+            size_t at = ((size_t)r * heads + h) * dim;
+            bool is_q = h < n_heads, is_k = h < n_heads + kv->n_kv_heads;
             for (uint32_t i = 0; i < dim; i++) {
-                size_t at = ((size_t)r * heads + h) * dim + i;
-                bool is_q = h < n_heads, is_k = h < n_heads + kv->n_kv_heads;
                 double got = is_q   ? float_at(q, (uint64_t)r * op->q.stride + (uint64_t)h * dim + i)
-                             : is_k ? element_at(k, kv->dtype, k_at(kv, &cache_rows[r], h - n_heads, i))
-                                    : element_at(v, kv->dtype, v_at(kv, &cache_rows[r], h - n_heads - kv->n_kv_heads, i));
-                compare(lab, got, want[at], tolerance(dim, size[at]) + (is_q ? 0 : fabs(want[at]) * half + half * 0x1p-14));
+                             : is_k ? cached(kv, k, true, &cache_rows[r], h - n_heads, i)
+                                    : cached(kv, v, false, &cache_rows[r], h - n_heads - kv->n_kv_heads, i);
+                compare(lab, got, want[at + i], tolerance(dim, size[at + i]) + (is_q ? 0 : cache_tolerance(kv, want + at, i)));
             }
+        }
+}
+
+// The angle of pair j of a head at a position.
+static double angle_at(uint32_t pos, uint32_t j, uint32_t head_dim) {
+    return pos * pow(1000, -2.0 * j / head_dim);
+}
+
+// (positions 0 .. POSITIONS - 1, head_dim / 2) of cos, sin; and, as the kernel has them, (ANGLE_ROWS, head_dim / 2) of the low
+// parts of positions and then of the high ones.
+enum { ANGLE_ROWS = PM_ANGLE_STEP + (POSITIONS + PM_ANGLE_STEP - 1) / PM_ANGLE_STEP };
+static double *angles_of(pm_lab *lab, uint32_t head_dim) {
+    double *values = doubles(lab, (size_t)POSITIONS * head_dim);
+    for (uint32_t i = 0; i < POSITIONS * head_dim / 2; i++) {
+        double angle = angle_at(i / (head_dim / 2), i % (head_dim / 2), head_dim);
+        values[2 * i] = cos(angle);
+        values[2 * i + 1] = sin(angle);
+    }
+    return values;
+}
+
+static pm_slice put_angles(pm_lab *lab, uint32_t head_dim) {
+    float *values = take_room(lab, (size_t)ANGLE_ROWS * head_dim, sizeof(float));
+    for (uint32_t i = 0; i < ANGLE_ROWS * head_dim / 2; i++) {
+        uint32_t row = i / (head_dim / 2), pos = row < PM_ANGLE_STEP ? row : (row - PM_ANGLE_STEP) * PM_ANGLE_STEP;
+        double angle = angle_at(pos, i % (head_dim / 2), head_dim);
+        values[2 * i] = (float)cos(angle);
+        values[2 * i + 1] = (float)sin(angle);
+    }
+    return put(lab, values, (size_t)ANGLE_ROWS * head_dim);
 }
 
 static void try_rope_store(pm_lab *lab, const pm_kernel_use *use, const char *type) {
@@ -578,13 +685,8 @@ static void try_rope_store(pm_lab *lab, const pm_kernel_use *use, const char *ty
     pm_dtype dtype;
     if (!read_cache_dtype(type, &dtype))
         return;
-    float *qkv = floats(lab, (size_t)N_ROWS * HEADS * dim, -4, 4), *angles = take_room(lab, (size_t)POSITIONS * dim, sizeof(float));
+    float *qkv = floats(lab, (size_t)N_ROWS * HEADS * dim, -4, 4);
     float *gains[2] = {floats(lab, dim, -1, 2), floats(lab, dim, -1, 2)};
-    for (size_t i = 0; i < (size_t)POSITIONS * dim / 2; i++) {
-        double angle = (double)uniform(lab, -3, 3);
-        angles[2 * i] = (float)cos(angle);
-        angles[2 * i + 1] = (float)sin(angle);
-    }
     pm_tensor q_gain = vector(lab, gains[0], dim), k_gain = vector(lab, gains[1], dim);
     pm_kv kv = take_cache(lab, dtype, N_KV_HEADS, dim);
     pm_rope_store op = {.q = activation(lab, N_ROWS, N_HEADS * dim, NULL),
@@ -593,7 +695,8 @@ static void try_rope_store(pm_lab *lab, const pm_kernel_use *use, const char *ty
                         .k_gain = norm ? &k_gain : NULL,
                         .eps = 1e-6f,
                         .interleaved = use->spec[3] != 0,
-                        .angles = put(lab, angles, (size_t)POSITIONS * dim),
+                        .angles = put_angles(lab, dim),
+                        .angle_rows = ANGLE_ROWS,
                         .rows = put(lab, cache_rows, sizeof(cache_rows) / 4),
                         .kv = &kv};
     double *want = doubles(lab, (size_t)N_ROWS * HEADS * dim), *size = doubles(lab, (size_t)N_ROWS * HEADS * dim);
@@ -612,23 +715,21 @@ static void try_rope_store(pm_lab *lab, const pm_kernel_use *use, const char *ty
                                                 .k_gain = norm ? gains[1] : NULL,
                                                 .eps = op.eps,
                                                 .interleaved = op.interleaved,
-                                                .angles = angles,
+                                                .angles = angles_of(lab, dim),
+                                                .n_positions = POSITIONS,
                                                 .rows = cache_rows},
                       want, size);
     compare_stored(lab, &op, N_HEADS, want, size);
 }
 
 // Random keys (or values), (N_SEQS, POSITIONS, n_kv_heads, head_dim), as the cache holds them.
-static float *fill_cache(pm_lab *lab, const pm_kv *kv, bool keys) {
-    size_t count = (size_t)N_SEQS * POSITIONS * kv->n_kv_heads * kv->head_dim;
-    float *values = floats(lab, count, -1, 1);
-    uint32_t *words = words_at(lab, keys ? kv->k : kv->v);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t dim = (uint32_t)(i % kv->head_dim), head = (uint32_t)(i / kv->head_dim % kv->n_kv_heads);
-        uint32_t pos = (uint32_t)(i / kv->head_dim / kv->n_kv_heads);
+static float *fill_cache(pm_lab *lab, const pm_kv *kv, bool is_k) {
+    size_t heads = (size_t)N_SEQS * POSITIONS * kv->n_kv_heads;
+    float *values = floats(lab, heads * kv->head_dim, -1, 1);
+    for (size_t i = 0; i < heads; i++) {
+        uint32_t pos = (uint32_t)(i / kv->n_kv_heads);
         struct pm_row row = {.seq = pos / POSITIONS, .pos = pos % POSITIONS};
-        values[i] = kv->dtype == PM_F16 ? pm_f16_to_f32(pm_f32_to_f16(values[i])) : values[i];
-        set_element(words, kv->dtype, keys ? k_at(kv, &row, head, dim) : v_at(kv, &row, head, dim), values[i]);
+        cache_head(kv, words_at(lab, is_k ? kv->k : kv->v), is_k, &row, (uint32_t)(i % kv->n_kv_heads), values + i * kv->head_dim);
     }
     return values;
 }

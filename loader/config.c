@@ -221,7 +221,8 @@ static pm_status check_unexplained(const char *path, const pm_file *file) {
         bool bias = strstr(name, ".bias") != NULL;
         bool qkv = strstr(name, ".attn_q.bias") || strstr(name, ".attn_k.bias") || strstr(name, ".attn_v.bias");
         bool norm = strstr(name, ".attn_q_norm.") || strstr(name, ".attn_k_norm.");
-        if ((bias && !(qkv && c->qkv_bias)) || (norm && !c->qk_norm) || strcmp(name, "rope_freqs.weight") == 0)
+        if ((bias && !(qkv && c->qkv_bias)) || (norm && !c->qk_norm) || strcmp(name, "rope_freqs.weight") == 0 ||
+            strstr(name, ".scale")) // of NVFP4 files: a factor on a matrix
             return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s is not part of a %s model as we run it", path, name, c->architecture);
     }
     return PM_OK;

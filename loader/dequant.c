@@ -1,7 +1,14 @@
 // The CPU decoder of every block type. The values are exact: a test compares them bit for bit with ggml's.
-#include "loader/loader.h"
+#include "loader/internal.h"
 
+#include <math.h>
 #include <string.h>
+
+// Sign, 4 bits of exponent, 3 of mantissa: a half with its exponent biased by 7 and not by 15. All ones are no number.
+float pm_e4m3_to_f32(uint8_t code) {
+    uint16_t half = (uint16_t)((code & 128) << 8 | (code & 127) << 7);
+    return (code & 127) == 127 ? NAN : pm_f16_to_f32(half) * 256;
+}
 
 static uint16_t read_u16(const uint8_t *p) {
     return (uint16_t)(p[0] | p[1] << 8);
@@ -195,11 +202,46 @@ static void dequant_iq4_xs(const uint8_t *src, float *dst, size_t n) {
         }
 }
 
+// ---- made by the loader (repack.c, hf_quant.c) ----------------------------------------------------------------------------
+
+// 36 bytes: scale as float, 32 floats of a sign, 4 bits of exponent and 3 of mantissa, without infinities
+// (https://arxiv.org/abs/2209.05433, E4M3). The scale is the same in each four blocks of a row.
+static void dequant_fp8(const uint8_t *src, float *dst, size_t n) {
+    for (size_t i = 0; i < n / 32; i++, src += 36, dst += 32) {
+        float scale;
+        dequant_f32(src, &scale, 1);
+        for (int j = 0; j < 32; j++)
+            dst[j] = scale * pm_e4m3_to_f32(src[4 + j]);
+    }
+}
+
+// 20 bytes: scale as half, zero point as 16 bits, nibbles as in Q4_0. Both are the same in each four blocks of a row.
+static void dequant_awq(const uint8_t *src, float *dst, size_t n) {
+    for (size_t i = 0; i < n / 32; i++, src += 20, dst += 32)
+        for (int j = 0; j < 32; j++)
+            dst[j] = pm_f16_to_f32(read_u16(src)) * (float)((src[4 + j % 16] >> (j / 16 * 4) & 15) - read_u16(src + 2));
+}
+
+// 106 bytes: 64 of 2-bit values and 32 of signs, as the low and the high bits of Q3_K, 8 of nibbles s, one for each 16 elements,
+// and the scale of the scales 2 s + 1. A value stands for 8, 25, 43 (or 60).
+static void dequant_iq2(const uint8_t *src, float *dst, size_t n) {
+    for (size_t i = 0; i < n / 256; i++, src += 106, dst += 256)
+        for (int j = 0; j < 256; j++) {
+            int q = src[j / 128 * 32 + j % 32] >> (j % 128 / 32 * 2) & 3, size = 8 + 17 * q + q / 2;
+            float scale =
+                pm_f16_to_f32(read_u16(src + 104)) * 0.125f * (float)(2 * (src[96 + j / 32] >> (j / 16 % 2 * 4) & 15) + 1);
+            dst[j] = scale * (float)(src[64 + j % 32] >> (j / 32) & 1 ? -size : size);
+        }
+}
+
 void pm_dequant(pm_dtype dtype, const void *src, float *dst, size_t n) {
     static void (*const decoders[PM_DTYPE_COUNT])(const uint8_t *src, float *dst, size_t n) = {
 #define X(id, small, ggml, elements, bytes) [PM_##id] = dequant_##small,
         PM_DTYPES(X)
 #undef X
     };
-    decoders[dtype](src, dst, n);
+    if (dtype < PM_DTYPE_COUNT)
+        decoders[dtype](src, dst, n);
+    else
+        pm_grid_dequant(dtype, src, dst, n);
 }

@@ -95,8 +95,11 @@ pm_status pm_file_add(pm_file *file, const pm_shard *shard, pm_tensor_view view,
         return pm_fail(PM_ERR_FILE, "%s: tensor %s: bytes %llu + %llu lie beyond the file's end at %llu (truncated?)", shard->path,
                        view.name, (unsigned long long)offset, (unsigned long long)view.size, (unsigned long long)shard->map.size);
     view.data = shard->map.data + offset;
-    file->tensors[file->n_tensors++] = view;
+    view.stored = view.dtype;
     *size = view.size;
+    if (view.dtype >= PM_DTYPE_COUNT)
+        PM_TRY(pm_repack(file, shard->path, &view));
+    file->tensors[file->n_tensors++] = view;
     return PM_OK;
 }
 
@@ -122,12 +125,15 @@ static int compare_names(const void *left, const void *right) {
 }
 
 pm_status pm_file_finish(pm_file *file, const char *path) {
+    PM_TRY(pm_fragments_join(file, path));
     if (file->n_tensors)
         qsort(file->tensors, file->n_tensors, sizeof(*file->tensors), compare_names);
     for (size_t i = 1; i < file->n_tensors; i++)
         if (strcmp(file->tensors[i - 1].name, file->tensors[i].name) == 0)
             return pm_fail(PM_ERR_FILE, "%s: tensor %s is there twice", path, file->tensors[i].name);
-    return pm_config_check_tensors(path, file);
+    PM_TRY(pm_config_check_tensors(path, file));
+    pm_repack_tell(file, path);
+    return PM_OK;
 }
 
 // ---- the face -------------------------------------------------------------------------------------------------------------
@@ -174,6 +180,7 @@ void pm_file_close(pm_file **file) {
     for (size_t i = 0; i < f->n_shards; i++)
         pm_map_close(&f->shards[i].map);
     pm_free(f->tensors);
+    pm_free(f->fragments);
     pm_arena_close(&f->arena);
     pm_free(f);
     *file = NULL;
@@ -204,9 +211,10 @@ pm_str pm_file_chat_template(const pm_file *file) {
 }
 
 void pm_file_forget(const pm_file *file, const pm_tensor_view *tensor) {
+    const uint8_t *data = tensor->made ? tensor->made->data : tensor->data;
     for (size_t i = 0; i < file->n_shards; i++) {
         const pm_map *map = &file->shards[i].map;
-        if (map->data && tensor->data >= map->data && tensor->data < map->data + map->size)
-            pm_map_forget(map, (uint64_t)(tensor->data - map->data), tensor->size);
+        if (map->data && data >= map->data && data < map->data + map->size)
+            pm_map_forget(map, (uint64_t)(data - map->data), tensor->size);
     }
 }

@@ -106,7 +106,9 @@ static pm_status take_entry(cursor *c, pm_gguf_entry *entry) {
                            (int)(entry->key.n < 64 ? entry->key.n : 64), entry->key.p);
     }
     entry->value = c->p;
-    return skip_values(c, entry);
+    PM_TRY(skip_values(c, entry));
+    entry->size = (uint64_t)(c->p - entry->value);
+    return PM_OK;
 }
 
 static pm_status take_entries(cursor *c, pm_arena *arena, uint64_t n, pm_gguf *gguf) {
@@ -213,14 +215,14 @@ static const char *foreign_type(uint64_t number) {
 static pm_status take_dtype(cursor *c, const char *name, pm_dtype *dtype) {
     uint64_t number;
     PM_TRY(take(c, "the tensor table", 4, &number));
-    for (int i = 0; i < PM_DTYPE_COUNT; i++) {
+    for (int i = 0; i < PM_ALL_DTYPE_COUNT; i++) {
         *dtype = (pm_dtype)i;
-        if (pm_dtype_get(*dtype)->ggml == number)
+        if (pm_dtype_get(*dtype)->ggml == number && number != PM_NOT_IN_GGUF)
             return PM_OK;
     }
 #define X(id, small, ggml, elements, bytes) " " #id
-    return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has type %s (%llu); supported are" PM_DTYPES(X), c->path, name,
-                   foreign_type(number), (unsigned long long)number);
+    return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has type %s (%llu); supported are" PM_GGUF_DTYPES(X) PM_FILE_DTYPES(X),
+                   c->path, name, foreign_type(number), (unsigned long long)number);
 #undef X
 }
 
@@ -401,6 +403,16 @@ static pm_status open_parts(pm_file *file, const char *path, uint32_t count, pm_
     return PM_OK;
 }
 
+// For who writes a copy; the entries lie in the arena and the mapping already.
+static pm_status keep_metadata(pm_file *file, const char *path, const pm_gguf *gguf) {
+    pm_gguf *kept = pm_arena_alloc(&file->arena, sizeof(*kept));
+    if (!kept)
+        return pm_no_memory(path);
+    *kept = *gguf;
+    file->gguf = kept;
+    return PM_OK;
+}
+
 pm_status pm_gguf_open(pm_file *file, const char *path) {
     pm_gguf gguf;
     uint32_t count = 1;
@@ -410,6 +422,7 @@ pm_status pm_gguf_open(pm_file *file, const char *path) {
     PM_TRY(pm_gguf_get_u32(&gguf, "split.count", UINT16_MAX, &count));
     if (count > 1)
         PM_TRY(open_parts(file, path, count, &gguf));
+    PM_TRY(keep_metadata(file, path, &gguf));
     PM_TRY(pm_gguf_read_model(file, &gguf));
     return pm_file_finish(file, path);
 }

@@ -66,16 +66,6 @@ static pm_status check_layer_types(const char *path, const cJSON *root) {
     return PM_OK;
 }
 
-static pm_status check_quantization(const char *path, const cJSON *root) {
-    const cJSON *config = pm_json_get(root, "quantization_config");
-    const char *method = "of unknown kind";
-    if (!config)
-        return PM_OK;
-    PM_TRY(pm_json_string(path, config, "quant_method", &method));
-    return pm_fail(PM_ERR_UNSUPPORTED, "%s: quantization %s is not supported; convert the model to GGUF (Q8_0, Q4_0) or BF16", path,
-                   method);
-}
-
 // What the flags of pm_config cannot say.
 static pm_status refuse_rest(const char *path, const cJSON *root) {
     const char *activation = "silu";
@@ -85,8 +75,7 @@ static pm_status refuse_rest(const char *path, const cJSON *root) {
     PM_TRY(refuse_flag(path, root, "attention_bias")); // it means a bias on the output as well
     PM_TRY(refuse_flag(path, root, "mlp_bias"));
     PM_TRY(refuse_flag(path, root, "use_sliding_window"));
-    PM_TRY(check_layer_types(path, root));
-    return check_quantization(path, root);
+    return check_layer_types(path, root);
 }
 
 // ---- rotary embedding: rope_parameters (new), or rope_theta and rope_scaling (old) --------------------------------------------
@@ -165,7 +154,6 @@ pm_status pm_hf_read_config(const char *path, const cJSON *root, pm_config *conf
         return pm_fail(PM_ERR_FILE, "%s: not a JSON object", path);
     const pm_architecture *architecture;
     PM_TRY(read_architecture(path, root, config, &architecture));
-    PM_TRY(check_quantization(path, root));
     PM_TRY(read_numbers(path, root, config));
     PM_TRY(refuse_rest(path, root));
     PM_TRY(read_rope(path, root, config));
@@ -250,6 +238,8 @@ pm_status pm_hf_open_config(pm_file *file, const char *path) {
     cJSON *root;
     PM_TRY(pm_json_open(path, &root));
     pm_status status = pm_hf_read_config(path, root, &file->config);
+    if (status == PM_OK)
+        status = pm_hf_read_quantization(path, root, &file->quantization);
     cJSON_Delete(root);
     PM_TRY(status);
 

@@ -6,6 +6,7 @@
 #include "loader/loader.h"
 
 struct cJSON;
+struct pm_gguf;
 
 // One file of weights.
 typedef struct pm_shard {
@@ -13,16 +14,47 @@ typedef struct pm_shard {
     pm_map map;
 } pm_shard;
 
+// What config.json says about quantized matrices (hf_quant.c).
+typedef enum pm_quant_method { PM_QUANT_NONE, PM_QUANT_FP8, PM_QUANT_AWQ } pm_quant_method;
+typedef struct pm_quantization {
+    pm_quant_method method;
+    uint32_t group_rows, group_cols; // that have one scale; 0: all columns
+} pm_quantization;
+
+// One of the tensors that make such a matrix.
+typedef enum pm_fragment_kind {
+    PM_FRAGMENT_NONE,
+    PM_FRAGMENT_WEIGHT,
+    PM_FRAGMENT_SCALE_INV,
+    PM_FRAGMENT_QWEIGHT,
+    PM_FRAGMENT_QZEROS,
+    PM_FRAGMENT_SCALES,
+    PM_FRAGMENT_COUNT
+} pm_fragment_kind;
+typedef struct pm_fragment {
+    const char *name; // of the matrix
+    pm_fragment_kind kind;
+    char type[12];
+    int n_dims;
+    uint64_t dims[4];
+    const uint8_t *data;
+    uint64_t size;
+} pm_fragment;
+
 struct pm_file {
     pm_arena arena;
     pm_shard *shards;
     size_t n_shards;
     pm_tensor_view *tensors; // sorted by name once pm_file_finish has run
     size_t n_tensors, tensor_room;
+    pm_quantization quantization;
+    pm_fragment *fragments;
+    size_t n_fragments, fragment_room;
     pm_config config;
     pm_vocab_data vocab;
     bool has_vocab;
     pm_str chat_template;
+    const struct pm_gguf *gguf; // the metadata as it stands; NULL for other formats
 };
 
 // ---- file.c -----------------------------------------------------------------------------------------------------------
@@ -52,6 +84,40 @@ typedef struct pm_range {
 } pm_range;
 // Sorts by `begin`; PM_ERR_FILE when two overlap.
 pm_status pm_ranges_check(const char *path, pm_range *ranges, size_t n);
+
+// ---- dequant.c, grid.c --------------------------------------------------------------------------------------------------
+
+float pm_e4m3_to_f32(uint8_t code);
+
+// A superblock of a type in PM_FILE_DTYPES, but for NVFP4: value i is scale * scales[i / 16] * quants[i], exactly.
+typedef struct pm_grid_block {
+    float scale;
+    int8_t scales[16];
+    int8_t quants[256];
+} pm_grid_block;
+void pm_grid_unpack(pm_dtype dtype, const uint8_t *src, pm_grid_block *out);
+// The scale and the values of 16 columns of a block of NVFP4.
+float pm_nvfp4_unpack(const uint8_t *src, int part, int8_t quants[16]);
+void pm_grid_dequant(pm_dtype dtype, const uint8_t *src, float *dst, size_t n);
+
+// ---- repack.c -----------------------------------------------------------------------------------------------------------
+
+// What the rows of a tensor are made from where the file has no blocks that kernels read.
+typedef struct pm_made {
+    void (*read)(const struct pm_made *made, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out);
+    pm_dtype from, to;
+    uint64_t rows, cols;
+    const uint8_t *data;
+    uint64_t size;
+    // Of safetensors (hf_quant.c).
+    const uint8_t *scales, *zeros;
+    pm_dtype scale_dtype;
+    uint32_t group_rows, group_cols; // that have one scale
+} pm_made;
+// Makes the view of a tensor in a type of PM_FILE_DTYPES one in a type that kernels read.
+pm_status pm_repack(pm_file *file, const char *path, pm_tensor_view *view);
+// Says in one line which types run as which.
+void pm_repack_tell(const pm_file *file, const char *path);
 
 // ---- config.c ---------------------------------------------------------------------------------------------------------
 
@@ -90,6 +156,8 @@ pm_status pm_config_check_tensors(const char *path, const pm_file *file);
 
 // The split pattern that gguf's tokenizer.ggml.pre names, and whether text is normalised first.
 void pm_vocab_set_pre(pm_vocab_data *vocab, pm_str name);
+// The reverse: gguf's name of a split pattern; NULL where it has none.
+const char *pm_vocab_find_pre(pm_str regex);
 // Splits "left right" at its only space; false when it is not such a pair.
 bool pm_vocab_split_merge(pm_str text, pm_vocab_merge *merge);
 // True for the texts of control tokens that end an answer in the families we know.
@@ -119,6 +187,13 @@ pm_status pm_hf_read_generation(const char *path, const struct cJSON *root, pm_c
 pm_status pm_hf_read_vocab(const char *path, const struct cJSON *root, pm_arena *arena, uint32_t vocab_size, pm_vocab_data *vocab);
 pm_status pm_hf_read_tokenizer_config(const char *path, const struct cJSON *root, pm_arena *arena, pm_vocab_data *vocab,
                                       pm_str *chat_template);
+// hf_quant.c: what a tensor of this name and type is a part of, if it is; *stem: the length of its name before the ending.
+pm_status pm_hf_read_quantization(const char *path, const struct cJSON *root, pm_quantization *out);
+pm_fragment_kind pm_fragment_of(const char *name, const char *type, size_t *stem);
+// Adds one: name, kind, dims and where its bytes are; they have been found in the file.
+pm_status pm_fragment_add(pm_file *file, const char *path, const pm_fragment *fragment, const char *type);
+// Makes tensors of all.
+pm_status pm_fragments_join(pm_file *file, const char *path);
 // config.json at `path` and the files beside it.
 pm_status pm_hf_open_config(pm_file *file, const char *path);
 pm_status pm_hf_open_vocab(pm_file *file, const char *config_path);
@@ -158,6 +233,7 @@ typedef struct pm_gguf_entry {
     bool is_array;
     uint64_t n; // elements; 1 where it is no array
     const uint8_t *value;
+    uint64_t size; // bytes of all elements
 } pm_gguf_entry;
 
 typedef struct pm_gguf {

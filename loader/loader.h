@@ -11,11 +11,13 @@ typedef struct pm_file pm_file;
 // A tensor as it stands in the file.
 typedef struct pm_tensor_view {
     const char *name; // gguf's spelling in every format: "token_embd.weight", "blk.3.attn_q.weight", ...
-    pm_dtype dtype;
+    pm_dtype dtype;   // one that kernels read
     int n_dims;
-    uint64_t dims[4];    // slowest first: a matrix is {rows, cols}; unused ones are 1
-    const uint8_t *data; // any alignment
-    uint64_t size;       // bytes: exactly what dtype and dims need
+    uint64_t dims[4];           // slowest first: a matrix is {rows, cols}; unused ones are 1
+    const uint8_t *data;        // any alignment; NULL where the file has the rows in another form: pm_view_read makes them
+    uint64_t size;              // bytes in the file: exactly what dtype and dims need, where data is not NULL
+    pm_dtype stored;            // the type it has in the file: dtype, where data is not NULL
+    const struct pm_made *made; // where data is NULL: what its rows are made from
 } pm_tensor_view;
 
 typedef struct pm_vocab_token {
@@ -60,7 +62,15 @@ pm_str pm_file_chat_template(const pm_file *file);
 // Lets the pages of a tensor that has been uploaded go.
 void pm_file_forget(const pm_file *file, const pm_tensor_view *tensor);
 
-// Decodes n elements (whole blocks) of `src` to floats: exactly the values the format defines (dequant.c).
+// What may be read at a time from a tensor whose data is NULL: columns, and the bytes they take at most.
+enum { PM_VIEW_COLS = 256, PM_VIEW_BYTES = PM_VIEW_COLS * 4 };
+// Writes rows [row, row + n_rows), columns [col, col + n_cols) of such a tensor to `out`, row after row, as whole blocks of its
+// dtype. Matrices in a stack count as one after the other. col is a multiple of PM_VIEW_COLS, n_cols at most that. Any thread.
+void pm_view_read(const pm_tensor_view *view, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out);
+// A row of any tensor as floats: exactly the values of the file.
+void pm_view_row(const pm_tensor_view *view, uint32_t row, float *values);
+
+// Decodes n elements (whole blocks) of `src` to floats: exactly the values the format defines (dequant.c, grid.c).
 void pm_dequant(pm_dtype dtype, const void *src, float *dst, size_t n);
 
 #endif

@@ -114,19 +114,45 @@ static pm_status read_shape(const char *path, const char *name, const cJSON *ent
     return PM_OK;
 }
 
+// gguf's name of the matrix that a tensor is a part of: "X.weight" for "X.qweight" and its like.
+static bool translate_fragment(const char *name, size_t stem, char *out, size_t size) {
+    char whole[256];
+    int n = snprintf(whole, sizeof(whole), "%.*s.weight", (int)(stem < sizeof(whole) ? stem : sizeof(whole)), name);
+    return n < (int)sizeof(whole) && translate(whole, out, size);
+}
+
+static pm_status read_fragment(pm_file *file, const pm_shard *shard, const cJSON *entry, pm_fragment_kind kind, const char *type,
+                               const char *name, const uint8_t *data, uint64_t size) {
+    pm_tensor_view view = {0};
+    pm_fragment fragment = {.kind = kind, .data = data, .size = size};
+    PM_TRY(read_shape(shard->path, entry->string, entry, &view));
+    fragment.n_dims = view.n_dims;
+    memcpy(fragment.dims, view.dims, sizeof(view.dims));
+    fragment.name = pm_text_copy(&file->arena, name, strlen(name));
+    if (!fragment.name)
+        return pm_no_memory(shard->path);
+    return pm_fragment_add(file, shard->path, &fragment, type);
+}
+
 // Adds the tensor if it is one that we name; `range` has been checked.
 static pm_status read_tensor(pm_file *file, const pm_shard *shard, const cJSON *entry, uint64_t data_start, const pm_range *range) {
     char name[64];
-    if (!translate(entry->string, name, sizeof(name)))
+    const char *type = "missing";
+    size_t stem;
+    PM_TRY(pm_json_string(shard->path, entry, "dtype", &type));
+    pm_fragment_kind kind = pm_fragment_of(entry->string, type, &stem);
+    bool ours = kind ? translate_fragment(entry->string, stem, name, sizeof(name)) : translate(entry->string, name, sizeof(name));
+    if (!ours)
         return PM_OK;
     if (file->config.tied_head && strcmp(name, "output.weight") == 0) // stored although it is the embedding
         return PM_OK;
 
-    const char *type = "missing";
+    if (kind)
+        return read_fragment(file, shard, entry, kind, type, name, shard->map.data + data_start + range->begin,
+                             range->end - range->begin);
     pm_tensor_view view = {.name = entry->string};
-    PM_TRY(pm_json_string(shard->path, entry, "dtype", &type));
     if (!find_dtype(type, &view.dtype))
-        return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has dtype %.32s; supported in safetensors are F32, F16, BF16",
+        return pm_fail(PM_ERR_UNSUPPORTED, "%s: tensor %s has dtype %.32s; supported in safetensors are F32, F16, BF16, F8_E4M3",
                        shard->path, entry->string, type);
     PM_TRY(read_shape(shard->path, entry->string, entry, &view));
     view.name = pm_text_copy(&file->arena, name, strlen(name));

@@ -38,6 +38,13 @@ void pm_vocab_set_pre(pm_vocab_data *vocab, pm_str name) {
     vocab->nfc = pres[use].nfc;
 }
 
+const char *pm_vocab_find_pre(pm_str regex) {
+    for (size_t i = 0; i < sizeof(pres) / sizeof(pres[0]); i++)
+        if (pm_str_is(regex, pres[i].regex))
+            return pres[i].name;
+    return NULL;
+}
+
 bool pm_vocab_split_merge(pm_str text, pm_vocab_merge *merge) {
     const char *space = text.n ? memchr(text.p, ' ', text.n) : NULL;
     if (!space)

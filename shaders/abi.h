@@ -15,12 +15,15 @@ typedef uint32_t uint;
 #define PM_BLOCK 32 // columns of a packed weight row come in blocks of 32; rows of activations are padded to it with zeros
 #define PM_PAGE  32 // positions in a page of the KV cache
 
+// Rotation angles come in two parts, position = PM_ANGLE_STEP * high + low, so that a table of a million positions is small.
+#define PM_ANGLE_STEP 64
+
 // One row of a batch.
 struct pm_row {
     uint token;
-    uint seq; // row of the page table
-    uint pos; // position in its sequence, from 0; attends to positions [0, pos]
-    uint spare;
+    uint seq;  // row of the page table
+    uint pos;  // position in its sequence, from 0; attends to positions [0, pos]
+    uint rope; // table of angles that turns its sequence
 };
 
 // How the next token of one output is drawn. Order: temperature, top-k, top-p, min-p (transformers' order).
@@ -79,7 +82,8 @@ struct pm_rope_store_args {
     uint n_heads, n_kv_heads;
     uint qkv_stride;
     uint q_stride;
-    uint max_pages; // entries of a row of the page table
+    uint max_pages;  // entries of a row of the page table
+    uint angle_rows; // rows of a table of angles
     float eps;
 };
 

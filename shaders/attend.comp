@@ -24,7 +24,11 @@ layout(binding = 3) readonly buffer K {
     uvec4 k[];
 };
 layout(binding = 4) readonly buffer V {
+#if defined(KV_Q8_0)
+    uint v[];
+#else
     kv_pair v[];
+#endif
 };
 layout(binding = 5) buffer Out {
     float result[]; // (n, out_stride)
@@ -44,24 +48,53 @@ vec2 sum_pv[GROUP];
 float greatest[GROUP];
 float sum_p[GROUP];
 
+// The values of a chunk of keys; scale is Q8_0's.
+void key_values(uvec4 chunk, float scale, out float values[KV_CHUNK]) {
+    PM_UNROLL for (uint i = 0; i < 4; i++) {
+#if defined(KV_Q8_0)
+        PM_UNROLL for (uint j = 0; j < 4; j++) values[4 * i + j] = kv_quant(chunk[i], j) * scale;
+#elif defined(KV_F16)
+        vec2 pair = unpackHalf2x16(chunk[i]);
+        values[2 * i] = pair.x;
+        values[2 * i + 1] = pair.y;
+#else
+        values[i] = uintBitsToFloat(chunk[i]);
+#endif
+    }
+}
+
+// The scale of a chunk of the keys of a position.
+float key_scale(uint page, uint pos, uint head, uint c) {
+#if defined(KV_Q8_0)
+    uint word = k_scale_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + c / 4 * PM_PAGE;
+    return kv_scales_unpack(k[word / 4][word % 4])[c / 2 % 2];
+#else
+    return 1;
+#endif
+}
+
+// This lane's pair of dims of the values of a position.
+vec2 value_pair(uint page, uint pos, uint head) {
+    uint lane = gl_LocalInvocationID.x, at = v_at(page, pos, head, a.n_kv_heads, HEAD_DIM);
+#if defined(KV_Q8_0)
+    uint word = v[at + lane / 2] >> lane % 2 * 16;
+    vec2 scales = kv_scales_unpack(v[v_scale_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + lane / 32]);
+    return vec2(kv_quant(word, 0), kv_quant(word, 1)) * (lane / 16 % 2 == 0 ? scales.x : scales.y);
+#else
+    return kv_unpack(v[at + lane]);
+#endif
+}
+
 void score(uint page, uint pos, uint head, bool valid) {
     float dots[GROUP];
     PM_UNROLL for (uint g = 0; g < GROUP; g++) dots[g] = 0;
     uint at = k_at(page, pos, head, a.n_kv_heads, HEAD_DIM);
     for (uint c = 0; c < HEAD_DIM / KV_CHUNK; c++) {
-        uvec4 chunk = k[at + c * PM_PAGE];
-        PM_UNROLL for (uint i = 0; i < 4; i++) {
-#if defined(KV_F16)
-            vec2 kv = unpackHalf2x16(chunk[i]);
-            PM_UNROLL for (uint g = 0; g < GROUP; g++) {
-                uint d = g * HEAD_DIM + c * KV_CHUNK + 2 * i;
-                dots[g] = fma(kv.y, q_group[d + 1], fma(kv.x, q_group[d], dots[g]));
-            }
-#else
+        float values[KV_CHUNK];
+        key_values(k[at + c * PM_PAGE], key_scale(page, pos, head, c), values);
+        PM_UNROLL for (uint i = 0; i < KV_CHUNK; i++)
             PM_UNROLL for (uint g = 0; g < GROUP; g++)
-                dots[g] = fma(uintBitsToFloat(chunk[i]), q_group[g * HEAD_DIM + c * KV_CHUNK + i], dots[g]);
-#endif
-        }
+                dots[g] = fma(values[i], q_group[g * HEAD_DIM + c * KV_CHUNK + i], dots[g]);
     }
     PM_UNROLL for (uint g = 0; g < GROUP; g++)
         scores[g * WORKGROUP + gl_LocalInvocationID.x] = valid ? dots[g] : LOWEST;
@@ -127,8 +160,7 @@ void main() {
         barrier();
         uint count = min(WORKGROUP, end - tile);
         for (uint t = 0; t < count; t++) {
-            uint at = v_at(pages[table + (tile + t) / PM_PAGE], tile + t, head, a.n_kv_heads, HEAD_DIM);
-            vec2 value = kv_unpack(v[at + lane]);
+            vec2 value = value_pair(pages[table + (tile + t) / PM_PAGE], tile + t, head);
             PM_UNROLL for (uint g = 0; g < GROUP; g++) {
                 float p = probs[g * WORKGROUP + t];
                 sum_pv[g] = fma(vec2(p), value, sum_pv[g]);

@@ -21,7 +21,7 @@ layout(binding = 2) readonly buffer KGain {
     float k_gain[];
 };
 layout(binding = 3) readonly buffer Angles {
-    vec2 angles[]; // (positions, HALF) of cos, sin
+    vec2 angles[]; // (tables, angle_rows, HALF) of cos, sin
 };
 layout(binding = 4) readonly buffer Rows {
     pm_row rows[];
@@ -32,11 +32,16 @@ layout(binding = 5) readonly buffer Pages {
 layout(binding = 6) buffer Q {
     float q[]; // (n, q_stride)
 };
+#if defined(KV_Q8_0)
+#define kv_word uint
+#else
+#define kv_word kv_pair
+#endif
 layout(binding = 7) buffer K {
-    kv_pair k[];
+    kv_word k[];
 };
 layout(binding = 8) buffer V {
-    kv_pair v[];
+    kv_word v[];
 };
 
 shared float sums[WORKGROUP];
@@ -51,10 +56,75 @@ float head_scale(vec2 lo, vec2 hi) {
     return inversesqrt(sum / HEAD_DIM + a.eps);
 }
 
+// (cos, sin) of the row's angle for pair j: the angle of its low part and that of its high part, one after the other.
+vec2 turn(pm_row row, uint j) {
+    uint table = row.rope * a.angle_rows;
+    vec2 low = angles[(table + row.pos % PM_ANGLE_STEP) * HALF + j];
+    vec2 high = angles[(table + PM_ANGLE_STEP + row.pos / PM_ANGLE_STEP) * HALF + j];
+    return vec2(low.x * high.x - low.y * high.y, low.y * high.x + low.x * high.y);
+}
+
+#if defined(KV_Q8_0)
+shared float head_values[HEAD_DIM];
+shared float greatest[WORKGROUP]; // |value| of the four of a lane
+
+// The scale of the block that a lane begins: 8 lanes.
+uint block_scale(uint first) {
+    float most = 0;
+    for (uint i = 0; i < 8; i++)
+        most = max(most, greatest[first + i]);
+    return kv_scale_pack(most);
+}
+
+uint quantize(vec4 values, float scale) {
+    vec4 quants = clamp(round(values * (scale > 0 ? 1 / scale : 0)), vec4(-127), vec4(127));
+    uvec4 bytes = uvec4(ivec4(quants)) & 0xffu;
+    return bytes.x | bytes.y << 8 | bytes.z << 16 | bytes.w << 24;
+}
+
+// To the cache go all lanes of a head: a lane's four dims lie side by side then, in one word.
+void store_head(bool is_k, uint page, uint pos, uint head, vec2 lo, vec2 hi) {
+    uint lane = gl_LocalInvocationID.x, i = lane * 2, dim = lane * 4;
+    head_values[i] = lo.x;
+    head_values[i + 1] = lo.y;
+    head_values[i + HALF] = hi.x;
+    head_values[i + HALF + 1] = hi.y;
+    barrier();
+    vec4 values = vec4(head_values[dim], head_values[dim + 1], head_values[dim + 2], head_values[dim + 3]);
+    vec4 sizes = abs(values);
+    greatest[lane] = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
+    barrier();
+    uint scale = block_scale(lane / 8 * 8), word = quantize(values, kv_scales_unpack(scale).x);
+    if (is_k)
+        k[(k_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + dim / KV_CHUNK * PM_PAGE) * 4 + lane % 4] = word;
+    else
+        v[v_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + lane] = word;
+    if (lane % 16 == 0) {
+        uint both = scale | (lane + 8 < WORKGROUP ? block_scale(lane + 8) << 16 : 0);
+        if (is_k)
+            k[k_scale_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + lane / 16 * PM_PAGE] = both;
+        else
+            v[v_scale_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + lane / 16] = both;
+    }
+}
+#else
 uint k_pair(uint page, uint pos, uint head, uint dim) {
     uint chunk = k_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + dim / KV_CHUNK * PM_PAGE;
     return chunk * (KV_CHUNK / 2) + dim % KV_CHUNK / 2;
 }
+
+void store_head(bool is_k, uint page, uint pos, uint head, vec2 lo, vec2 hi) {
+    uint i = gl_LocalInvocationID.x * 2;
+    if (is_k) {
+        k[k_pair(page, pos, head, i)] = kv_pack(lo);
+        k[k_pair(page, pos, head, i + HALF)] = kv_pack(hi);
+    } else {
+        uint to = v_at(page, pos, head, a.n_kv_heads, HEAD_DIM);
+        v[to + i / 2] = kv_pack(lo);
+        v[to + (i + HALF) / 2] = kv_pack(hi);
+    }
+}
+#endif
 
 void main() {
     uint head = gl_WorkGroupID.x, n = gl_WorkGroupID.y;
@@ -69,9 +139,7 @@ void main() {
     vec2 lo = vec2(qkv[at], qkv[at + step]), hi = vec2(qkv[at + gap], qkv[at + gap + step]);
 
     if (head >= first_v) {
-        uint to = v_at(page, row.pos, head - first_v, a.n_kv_heads, HEAD_DIM);
-        v[to + i / 2] = kv_pack(lo);
-        v[to + (i + HALF) / 2] = kv_pack(hi);
+        store_head(false, page, row.pos, head - first_v, lo, hi);
         return;
     }
 
@@ -86,7 +154,7 @@ void main() {
             hi *= scale * vec2(k_gain[i + HALF], k_gain[i + HALF + 1]);
         }
     }
-    vec2 t0 = angles[row.pos * HALF + i], t1 = angles[row.pos * HALF + i + 1];
+    vec2 t0 = turn(row, i), t1 = turn(row, i + 1);
     vec2 cosines = vec2(t0.x, t1.x), sines = vec2(t0.y, t1.y);
     vec2 out_lo = lo * cosines - hi * sines, out_hi = hi * cosines + lo * sines;
 
@@ -97,7 +165,6 @@ void main() {
         q[to + HALF] = out_hi.x;
         q[to + HALF + 1] = out_hi.y;
     } else {
-        k[k_pair(page, row.pos, head - a.n_heads, i)] = kv_pack(out_lo);
-        k[k_pair(page, row.pos, head - a.n_heads, i + HALF)] = kv_pack(out_hi);
+        store_head(true, page, row.pos, head - a.n_heads, out_lo, out_hi);
     }
 }

@@ -193,6 +193,6 @@ void main() {
     }
     if (lane == 0) {
         results[a.result0 + m] = ids[0];
-        next[m] = pm_row(ids[0], row.seq, row.pos + 1, 0);
+        next[m] = pm_row(ids[0], row.seq, row.pos + 1, row.rope);
     }
 }

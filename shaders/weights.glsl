@@ -15,13 +15,13 @@
 #elif defined(W_F16) || defined(W_BF16)
 #define W_LOW    16
 #define W_SCALES 0
-#elif defined(W_Q8_0)
+#elif defined(W_Q8_0) || defined(W_FP8)
 #define W_LOW    8
 #define W_SCALES 1
 #elif defined(W_Q4_0) || defined(W_IQ4_NL) || defined(W_IQ4_XS) || defined(W_MXFP4)
 #define W_LOW    4
 #define W_SCALES 1
-#elif defined(W_Q4_1) || defined(W_Q4_K)
+#elif defined(W_Q4_1) || defined(W_Q4_K) || defined(W_AWQ)
 #define W_LOW    4
 #define W_SCALES 1
 #define W_MINUS  1
@@ -44,6 +44,10 @@
 #define W_LOW    2
 #define W_HIGH   1
 #define W_ZERO   4
+#define W_SCALES 2
+#elif defined(W_IQ2)
+#define W_LOW    2
+#define W_HIGH   1
 #define W_SCALES 2
 #elif defined(W_Q2_K)
 #define W_LOW    2
@@ -153,6 +157,12 @@ affine weights_affine(uint row, uint block, uint blocks, uint stride) {
 #elif defined(W_Q4_1) || defined(W_Q5_1)
     vec2 d = unpackHalf2x16(scales[at + block]);
     f = affine(vec2(d.x), vec2(-d.y));
+#elif defined(W_FP8)
+    f.scale = vec2(uintBitsToFloat(scales[at + block / 4]));
+#elif defined(W_AWQ)
+    uint word = scales[at + block / 4];
+    f.scale = vec2(small_halves(word).x);
+    f.minus = f.scale * float(int(word >> 16));
 #elif defined(W_MXFP4) // 2^(e - 128), for the quants are doubled; 0 where that is no normal float
     uint e = scales[at + block / 4] >> block % 4 * 8 & 255u;
     f.scale = vec2(uintBitsToFloat(max(e, 1u) - 1u << 23));
@@ -173,6 +183,9 @@ affine weights_affine(uint row, uint block, uint blocks, uint stride) {
     uint low = scales[at + super * 3 + b / 4] >> b % 4 * 8, high = scales[at + super * 3 + 2] >> b * 4;
     ivec2 s = (ivec2(low, low >> 4) & 15 | (ivec2(high, high >> 2) & 3) << 4) - 32;
     f.scale = small_half_of(at + supers * 3, super) * vec2(s);
+#elif defined(W_IQ2) // odd multiples of an eighth of the superblock's scale
+    int pair = int(scales[at + super * 2 + b / 4] >> b % 4 * 8);
+    f.scale = small_half_of(at + supers * 2, super) * (vec2(ivec2(pair, pair >> 4) & 15) * 0.25 + 0.125);
 #elif defined(W_Q2_K)
     uint pair = scales[at + block / 2] >> block % 2 * 16;
     vec2 d = small_halves(scales[at + supers * 4 + super]);
@@ -193,7 +206,16 @@ vec4 halves_unpack(uint lo, uint hi) {
 
 vec4 bytes_unpack(uint word) { // four signed bytes
     int w = int(word);
+#if defined(W_FP8)
+    // Four floats of a sign, four bits of exponent and three of mantissa (https://arxiv.org/abs/2209.05433, E4M3): the exponent's bias
+    // is 7 where a float's is 127; below the smallest exponent the mantissa counts units of 2^-9. A size of 127, which is no number
+    // there, becomes 480.
+    ivec4 b = ivec4(w, w >> 8, w >> 16, w >> 24), size = b & 127;
+    vec4 f = mix(intBitsToFloat((size << 20) + (120 << 23)), vec4(size) * 0.001953125, lessThan(size, ivec4(8)));
+    return intBitsToFloat(floatBitsToInt(f) | (b & 128) << 24);
+#else
     return vec4(ivec4(w << 24, w << 16, w << 8, w) >> 24);
+#endif
 }
 
 // Entries q of a table of 16 signed bytes: shifts and selections, for a software driver has no fast gather.
@@ -226,6 +248,9 @@ vec4 quants_unpack(uint low, uint high) {
         q |= (ivec4(high, high >> 2, high >> 4, high >> 6) & 3) << top;
 #if defined(W_IQ4_NL) || defined(W_IQ4_XS) || defined(W_MXFP4)
     return table_unpack(q);
+#elif defined(W_IQ2) // 8, 25, 43 and 60, and above them a sign
+    ivec4 m = q & 3, size = 8 + 17 * m + (m >> 1);
+    return vec4(size - (q >> 2) * 2 * size);
 #else
     return vec4(q - W_ZERO);
 #endif
@@ -236,7 +261,7 @@ vec4 weights_unpack(packed_block p, uint j) {
     return uintBitsToFloat(p.low[j]);
 #elif defined(W_F16) || defined(W_BF16)
     return halves_unpack(p.low[j / 2][(j & 1) * 2], p.low[j / 2][(j & 1) * 2 + 1]);
-#elif defined(W_Q8_0)
+#elif defined(W_Q8_0) || defined(W_FP8)
     return bytes_unpack(p.low[j / 4][j & 3]);
 #elif defined(W_Q4_0)
     return nibbles_unpack(p.low[0][j / 2], j & 1);
@@ -256,7 +281,7 @@ void weights_eight(uint row, uint block, uint blocks, uint i, out vec4 lo, out v
     uvec4 words = weights[at / 4 + i];
     lo = halves_unpack(words.x, words.y);
     hi = halves_unpack(words.z, words.w);
-#elif defined(W_Q8_0)
+#elif defined(W_Q8_0) || defined(W_FP8)
     lo = bytes_unpack(weight_words[at + 2 * i]);
     hi = bytes_unpack(weight_words[at + 2 * i + 1]);
 #elif defined(W_Q4_0)

@@ -54,6 +54,39 @@ ids3=$(echo "$case3" | sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/')
 same "$(echo "$case3" | sed 's/.*"greedy":\[\([0-9,]*\)\].*/\1/' | tr , ' ')" \
     "$pumice" run "$yarn" --rope-bf16 --precision f32 --ids "$ids3" -n 24 --temp 0 --print-ids
 
+# ---- long contexts -------------------------------------------------------------------------------------------------------
+
+# The same model without a word of YaRN in its file, asked for on the command line: static, and as the conversation needs it.
+mkdir "$tmp/plain"
+ln -s "$(cd "$yarn" && pwd)/model.safetensors" "$tmp/plain/"
+tr -d '\n' <"$yarn/config.json" | sed 's/"rope_parameters": {[^}]*}/"rope_theta": 1000000.0/' >"$tmp/plain/config.json"
+greedy3=$(echo "$case3" | sed 's/.*"greedy":\[\([0-9,]*\)\].*/\1/' | tr , ' ')
+case3_with="--rope-bf16 --precision f32 -n 24 --temp 0 --print-ids"
+same "$greedy3" "$pumice" run "$tmp/plain" $case3_with --ids "$ids3" --rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 64
+same "$greedy3" "$pumice" run "$tmp/plain" $case3_with --ids "$ids3" --rope-scale 4 --yarn-orig-ctx 64
+[ ! -s "$err" ] || ! grep -q warning "$err" || bad "a warning" "the last run"
+expect 0 '*' "taken is yarn by 2" "$pumice" run "$yarn" --ids 1 -n 1 --rope-scale 2
+expect 0 '*' "does not say the context that it was trained on" "$pumice" run "$tmp/plain" --ids 1 -n 1 --rope-scale 2
+scaled() {
+    expect 0 '*' "YaRN by $1 " "$pumice" run "$tmp/plain" -v --ids "$ids3" --rope-scale auto --yarn-orig-ctx "$2" -n 24 --temp 0 --print-ids
+}
+scaled 1 88 # 64 of prompt and 24 of answer
+scaled 2 44
+scaled 4 43
+expect 0 '*' "the model was made for 256: far positions may make no sense; --rope-scale auto" "$pumice" run "$tmp/plain" --ids 1 -n 1 -c 300
+expect 0 '*' "the model was made for 256: far positions may make no sense" "$pumice" run "$yarn" --ids 1 -n 1 -c 300
+expect 2 "" "goes without --rope-scale" "$pumice" run "$yarn" --ids 1 --rope-scaling none --rope-scale 4
+expect 2 "" "goes without --rope-scale" "$pumice" run "$yarn" --ids 1 --rope-scaling none --yarn-orig-ctx 64
+expect 2 "" "go without --rope-scaling linear" "$pumice" run "$yarn" --ids 1 --rope-scaling linear --rope-scale auto
+expect 2 "" "by how much?" "$pumice" run "$yarn" --ids 1 --rope-scaling yarn
+expect 2 "" "goes with --rope-scale" "$pumice" run "$yarn" --ids 1 --yarn-orig-ctx 64
+expect 2 "" "wanted a number from 1 to 1000, or auto" "$pumice" run "$yarn" --ids 1 --rope-scale 0.5
+expect 2 "" "wanted a number from 1 to 1000, or auto" "$pumice" run "$yarn" --ids 1 --rope-scale 4x
+
+# A cache in Q8_0: the bundled model says the same.
+same "The capital of France is Paris." "$pumice" run "$model" -p "What is the capital of France?" --temp 0 --think off --kv q8_0
+expect 2 "" "wanted auto or f16 or f32 or q8_0" "$pumice" run "$model" -p hi --kv q4_0
+
 # ---- where the prompt comes from --------------------------------------------------------------------------------------------
 
 ids=$(golden 1 greedy | cut -d ' ' -f -8)

@@ -191,7 +191,8 @@ static inline check_block check_block_of(pm_dtype dtype) {
     static const check_block blocks[PM_DTYPE_COUNT] = {
         [PM_Q8_0] = {0, 0, 127, 0},   [PM_Q4_0] = {0, 0, 8, 0},      [PM_Q4_1] = {0, 2, 15, 1},    [PM_Q5_0] = {0, 0, 16, 0},
         [PM_Q5_1] = {0, 2, 31, 1},    [PM_Q2_K] = {80, 82, 45, 15},  [PM_Q3_K] = {108, 0, 128, 0}, [PM_Q4_K] = {0, 2, 945, 63},
-        [PM_Q5_K] = {0, 2, 1953, 63}, [PM_Q6_K] = {208, 0, 4096, 0}, [PM_IQ4_NL] = {0, 0, 127, 0}, [PM_IQ4_XS] = {0, 0, 4064, 0},
+        [PM_AWQ] = {0, 0, 15, 0},     [PM_IQ2] = {104, 0, 120, 0},   [PM_Q5_K] = {0, 2, 1953, 63}, [PM_Q6_K] = {208, 0, 4096, 0},
+        [PM_IQ4_NL] = {0, 0, 127, 0}, [PM_IQ4_XS] = {0, 0, 4064, 0},
     };
     return blocks[dtype];
 }
@@ -210,6 +211,15 @@ static inline void check_random_block(pm_dtype dtype, float scale, uint8_t *bloc
     }
     for (uint32_t i = 0; i < pm_dtype_get(dtype)->block_bytes; i++)
         block[i] = (uint8_t)check_random();
+    if (dtype == PM_FP8) {
+        f = check_below(16) ? f / 128 : 0;
+        memcpy(block, &f, sizeof(f));
+        for (uint32_t i = 4; i < 36; i++)
+            block[i] -= (block[i] & 127) == 127; // which is no number
+        return;
+    }
+    if (dtype == PM_AWQ)
+        check_put_u16(block + 2, (uint16_t)check_below(16));
     if (dtype == PM_MXFP4) // its quants reach 6
         block[0] = (uint8_t)(127 - 2 + ilogbf(scale) - (int)check_below(3));
     else
@@ -226,8 +236,12 @@ static inline check_matrix check_weights(pm_dtype dtype, uint32_t rows, uint32_t
     uint64_t values = (uint64_t)rows * cols, bytes = check_matrix_bytes(dtype, values);
     check_matrix m = {dtype, rows, cols, (uint8_t *)check_alloc(bytes + 1, 1) + 1,
                       check_alloc(values, sizeof(float))}; // odd address
-    for (uint64_t at = 0; at < bytes; at += pm_dtype_get(dtype)->block_bytes)
-        check_random_block(dtype, scale, m.blocks + at);
+    uint32_t block_bytes = pm_dtype_get(dtype)->block_bytes, row_blocks = cols / pm_dtype_get(dtype)->block_elements;
+    for (uint64_t i = 0; i < bytes / block_bytes; i++) {
+        check_random_block(dtype, scale, m.blocks + i * block_bytes);
+        if ((dtype == PM_FP8 || dtype == PM_AWQ) && i % row_blocks % 4 > 0) // four blocks have one scale
+            memcpy(m.blocks + i * block_bytes, m.blocks + (i - 1) * block_bytes, 4);
+    }
     pm_ref_decode(dtype, m.blocks, values, m.values);
     return m;
 }
@@ -341,6 +355,22 @@ static inline uint64_t check_v_at(const pm_kv *kv, uint32_t page, uint32_t pos, 
     return (((uint64_t)page * kv->n_kv_heads + head) * PM_PAGE + pos % PM_PAGE) * kv->head_dim + dim;
 }
 
+// A Q8_0 cache: the byte of an element, and the half (by number) of its scale.
+static inline uint64_t check_q8_0_head(const pm_kv *kv, uint32_t page, uint32_t head) {
+    return ((uint64_t)page * kv->n_kv_heads + head) * PM_PAGE * (kv->head_dim + (kv->head_dim + 63) / 64 * 4);
+}
+
+static inline uint64_t check_q8_0_at(const pm_kv *kv, bool is_k, uint32_t page, uint32_t pos, uint32_t head, uint32_t dim) {
+    uint64_t in_head = is_k ? (dim / 16 * PM_PAGE + pos % PM_PAGE) * 16 + dim % 16 : pos % PM_PAGE * kv->head_dim + dim;
+    return check_q8_0_head(kv, page, head) + in_head;
+}
+
+static inline uint64_t check_q8_0_scale_at(const pm_kv *kv, bool is_k, uint32_t page, uint32_t pos, uint32_t head, uint32_t dim) {
+    uint32_t word = dim / 64, s = (kv->head_dim + 63) / 64;
+    uint64_t words = is_k ? word * PM_PAGE + pos % PM_PAGE : pos % PM_PAGE * s + word;
+    return (check_q8_0_head(kv, page, head) + (uint64_t)PM_PAGE * kv->head_dim) / 2 + words * 2 + dim / 32 % 2;
+}
+
 // A page table (n_seqs, max_pages) in which no page stands where it would without one; page 0 is nobody's.
 static inline uint32_t *check_page_table(uint32_t n_seqs, uint32_t max_pages) {
     uint32_t n = n_seqs * max_pages, *table = check_alloc(n, sizeof(uint32_t));
@@ -363,7 +393,7 @@ static inline pm_kv check_cache(pm_dtype dtype, uint32_t n_kv_heads, uint32_t he
     kv.v = check_take(bytes);
     kv.pages = check_in(table, (size_t)n_seqs * max_pages);
     for (uint64_t i = 0; i < bytes / 4; i++)
-        check_words_at(kv.k)[i] = check_words_at(kv.v)[i] = dtype == PM_F16 ? 0x7e007e00u : CHECK_GUARD;
+        check_words_at(kv.k)[i] = check_words_at(kv.v)[i] = dtype == PM_F32 ? CHECK_GUARD : 0x7e007e00u;
     return kv;
 }
 
@@ -382,6 +412,45 @@ static inline void check_set_element(uint32_t *words, pm_dtype dtype, uint64_t a
         words[at / 2] = (words[at / 2] & ~(0xffffu << shift)) | (uint32_t)pm_f32_to_f16(value) << shift;
     else
         memcpy(words + at, &value, sizeof(value));
+}
+
+static inline float check_q8_0_scale(const pm_kv *kv, const uint32_t *words, bool is_k, uint32_t page, uint32_t pos, uint32_t head,
+                                     uint32_t dim) {
+    return check_get_element(words, PM_F16, check_q8_0_scale_at(kv, is_k, page, pos, head, dim)) / 256;
+}
+
+// An element of a cache of any type, k or v.
+static inline float check_get_cached(const pm_kv *kv, const uint32_t *words, bool is_k, uint32_t page, uint32_t pos, uint32_t head,
+                                     uint32_t dim) {
+    if (kv->dtype != PM_Q8_0)
+        return check_get_element(words, kv->dtype,
+                                 is_k ? check_k_at(kv, page, pos, head, dim) : check_v_at(kv, page, pos, head, dim));
+    uint64_t at = check_q8_0_at(kv, is_k, page, pos, head, dim);
+    return (float)(int8_t)(words[at / 4] >> (at % 4 * 8)) * check_q8_0_scale(kv, words, is_k, page, pos, head, dim);
+}
+
+static inline void check_set_q8_0_block(const pm_kv *kv, uint32_t *words, bool is_k, uint32_t page, uint32_t pos, uint32_t head,
+                                        uint32_t dim, const float *block) {
+    double values[32], held[32];
+    for (uint32_t i = 0; i < 32; i++)
+        values[i] = block[i];
+    double scale = pm_ref_kv_q8_0(values, held);
+    check_set_element(words, PM_F16, check_q8_0_scale_at(kv, is_k, page, pos, head, dim), (float)(scale * 256));
+    for (uint32_t i = 0; i < 32; i++) {
+        uint64_t at = check_q8_0_at(kv, is_k, page, pos, head, dim + i);
+        uint32_t shift = (uint32_t)(at % 4 * 8), quant = (uint32_t)(int32_t)(scale > 0 ? held[i] / scale : 0) & 0xff;
+        words[at / 4] = (words[at / 4] & ~(0xffu << shift)) | quant << shift;
+    }
+}
+
+// A head of a position, (head_dim) values that the type of the cache can hold.
+static inline void check_set_cached(const pm_kv *kv, uint32_t *words, bool is_k, uint32_t page, uint32_t pos, uint32_t head,
+                                    const float *values) {
+    for (uint32_t i = 0; i < kv->head_dim && kv->dtype == PM_Q8_0; i += 32)
+        check_set_q8_0_block(kv, words, is_k, page, pos, head, i, values + i);
+    for (uint32_t i = 0; i < kv->head_dim && kv->dtype != PM_Q8_0; i++)
+        check_set_element(words, kv->dtype, is_k ? check_k_at(kv, page, pos, head, i) : check_v_at(kv, page, pos, head, i),
+                          values[i]);
 }
 
 // ---- running ----------------------------------------------------------------------------------------------------------

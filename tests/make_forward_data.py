@@ -6,6 +6,7 @@ as a whole, which rounds the inverse rotary frequencies too. This file is a seco
 precision it is what the engine must compute, with rounded frequencies it must reproduce transformers' numbers. Checked here, stored:
   reference.f32   logits of the last position of each case, frequencies in full precision
   reference.json  the cases of golden.json with the greedy ids of full precision
+  q8_0.f32        as reference.f32, with keys and values rounded as a KV cache in Q8_0 holds them
 """
 import json, math, os, struct
 import numpy as np
@@ -49,12 +50,20 @@ def frequencies(c):
     return inv * (1 - ramp) + inv / s * ramp, 0.1 * math.log(s) + 1
 
 
+def round_q8_0(x):
+    """Multiples from -127 to 127 of a scale of 32 elements, which is a half of 256 times as much (host/ops.h)."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scale = (np.abs(blocks).max(-1, keepdims=True) * 256 / 127).astype(np.float16).astype(np.float64) / 256
+    return (np.clip(np.round(blocks / scale), -127, 127) * scale).reshape(x.shape)
+
+
 def norm(x, gain, eps):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain
 
 
 class Model:
-    def __init__(self, folder, bf16):
+    def __init__(self, folder, bf16, round_kv=lambda x: x):
+        self.round_kv = round_kv
         self.c, self.t = load(folder)
         inv, self.factor = frequencies(self.c)
         self.inv = round_bf16(inv) if bf16 else inv
@@ -78,6 +87,7 @@ class Model:
             q = self.rotate(norm((h @ w('self_attn.q_proj').T).reshape(n, heads, d), w('self_attn.q_norm'), eps), positions)
             k = self.rotate(norm((h @ w('self_attn.k_proj').T).reshape(n, kv_heads, d), w('self_attn.k_norm'), eps), positions)
             v = (h @ w('self_attn.v_proj').T).reshape(n, kv_heads, d)
+            k, v = self.round_kv(k), self.round_kv(v)
             if past:
                 k, v = np.concatenate([cache[i][0], k]), np.concatenate([cache[i][1], v])
                 cache[i] = (k, v)
@@ -112,8 +122,8 @@ def make(name):
     folder = os.path.join(HERE, name)
     golden = json.load(open(folder + '/golden.json'))
     theirs = np.fromfile(folder + '/logits.f32', '<f4').reshape(-1, golden['vocab_size'])
-    exact, rounded = Model(folder, False), Model(folder, True)
-    logits, cases = [], []
+    exact, rounded, q8_0 = Model(folder, False), Model(folder, True), Model(folder, False, round_q8_0)
+    logits, q8_0_logits, cases = [], [], []
     for case, their in zip(golden['cases'], theirs):
         n = len(case['greedy'])
         first, ids, margin = exact.greedy(case['ids'], n)
@@ -124,8 +134,11 @@ def make(name):
               f"{np.abs(first - their).max() / np.abs(their).max():.1e}, least margin {min(margin, again_margin):.1e}")
         assert margin > 1e-3 and again_margin > 1e-3  # no ties: the tests may want the very ids
         logits.append(first)
+        q8_0_logits.append(q8_0.logits(case['ids'], []))
+        print(f"  a Q8_0 cache: {np.abs(q8_0_logits[-1] - first).max() / np.abs(first).max():.1e}")
         cases.append({'ids': case['ids'], 'greedy': ids})
     np.array(logits).astype('<f4').tofile(folder + '/reference.f32')
+    np.array(q8_0_logits).astype('<f4').tofile(folder + '/q8_0.f32')
     with open(folder + '/reference.json', 'w') as f:
         f.write('{"cases": [\n ' + ',\n '.join(json.dumps(case) for case in cases) + '\n]}\n')
 

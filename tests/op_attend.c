@@ -42,11 +42,23 @@ static uint32_t used_len(const struct pm_row *rows, uint32_t n, uint32_t seq) {
 }
 
 // Random keys (or values) as the cache holds them, (N_SEQS, len, n_kv_heads, head_dim), rounded to its type.
+// None becomes 0: where the likeliest position had it, only terms too small for a float would be left.
+static void round_to_q8_0(float *block) {
+    double values[32], held[32];
+    for (int i = 0; i < 32; i++)
+        values[i] = block[i];
+    double scale = pm_ref_kv_q8_0(values, held);
+    for (int i = 0; i < 32; i++)
+        block[i] = (float)(held[i] != 0 ? held[i] : scale);
+}
+
 static float *cached_values(const attend_case *c) {
     size_t count = (size_t)N_SEQS * c->len * c->n_kv_heads * c->head_dim;
     float *values = check_normals(count, 1);
     for (size_t i = 0; i < count && c->dtype == PM_F16; i++)
         values[i] = pm_f16_to_f32(pm_f32_to_f16(values[i]));
+    for (size_t i = 0; i < count && c->dtype == PM_Q8_0; i += 32)
+        round_to_q8_0(values + i);
     return values;
 }
 
@@ -57,11 +69,10 @@ static void fill_cache(const attend_case *c, const pm_kv *kv, const uint32_t *pa
         for (uint32_t pos = 0, len = used_len(rows, c->n, seq); pos < len; pos++) {
             uint32_t page = pages[seq * kv->max_pages + pos / PM_PAGE];
             size_t from = ((size_t)seq * c->len + pos) * c->n_kv_heads * c->head_dim;
-            for (uint32_t head = 0; head < c->n_kv_heads; head++)
-                for (uint32_t i = 0; i < c->head_dim; i++, from++) {
-                    check_set_element(k_words, c->dtype, check_k_at(kv, page, pos, head, i), k[from]);
-                    check_set_element(v_words, c->dtype, check_v_at(kv, page, pos, head, i), v[from]);
-                }
+            for (uint32_t head = 0; head < c->n_kv_heads; head++, from += c->head_dim) {
+                check_set_cached(kv, k_words, true, page, pos, head, k + from);
+                check_set_cached(kv, v_words, false, page, pos, head, v + from);
+            }
         }
 }
 
@@ -105,10 +116,11 @@ static void run_case(const attend_case *c) {
     check_near("out", op.out, want, size, c->head_dim + c->len);
 }
 
-// Both types of cache.
+// Every type of cache.
 static void run_types(attend_case c) {
-    for (int i = 0; i < 2; i++) {
-        c.dtype = i ? PM_F16 : PM_F32;
+    static const pm_dtype types[] = {PM_F32, PM_F16, PM_Q8_0};
+    for (size_t i = 0; i < CHECK_COUNT(types); i++) {
+        c.dtype = types[i];
         run_case(&c);
     }
 }
@@ -128,6 +140,14 @@ static void every_grouping(void **state) {
     for (size_t i = 0; i < CHECK_COUNT(heads); i++)
         run_types(
             (attend_case){.n_heads = heads[i][0], .n_kv_heads = heads[i][1], .head_dim = i % 2 ? 64 : 128, .n = 3, .len = 70});
+}
+
+// Heads with an odd number of blocks have half a word of scales to spare.
+static void every_head_size(void **state) {
+    static const uint32_t dims[] = {32, 64, 96, 128, 256};
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(dims); i++)
+        run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = dims[i], .n = 3, .len = 70});
 }
 
 // Few rows, whose long sequences are split, and so many that they are not.
@@ -176,8 +196,8 @@ static int close_split(void **state) {
 
 int main(void) {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(every_length),   cmocka_unit_test(every_grouping), cmocka_unit_test(every_batch),
-        cmocka_unit_test(long_sequences), cmocka_unit_test(extreme_scores),
+        cmocka_unit_test(every_length), cmocka_unit_test(every_grouping), cmocka_unit_test(every_head_size),
+        cmocka_unit_test(every_batch),  cmocka_unit_test(long_sequences), cmocka_unit_test(extreme_scores),
     };
     const struct CMUnitTest split[] = {cmocka_unit_test(every_length), cmocka_unit_test(every_batch),
                                        cmocka_unit_test(long_sequences), cmocka_unit_test(extreme_scores)};

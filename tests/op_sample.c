@@ -60,6 +60,7 @@ static draws draw(const request *r) {
         assert_int_equal(next.token, ids[j]);
         assert_int_equal(next.seq, row.seq);
         assert_int_equal(next.pos, row.pos + 1);
+        assert_int_equal(next.rope, row.rope);
     }
     return (draws){r->m, ids};
 }
@@ -78,7 +79,7 @@ static request request_of(const float *logits, uint32_t vocab, uint32_t n_valid,
         samplings[j].seed_lo = over_positions ? 42 : j;
         samplings[j].seed_hi = 0;
         indices[j] = m - 1 - j;
-        rows[m - 1 - j] = (struct pm_row){.token = 77, .seq = j % 5, .pos = over_positions ? j : 100};
+        rows[m - 1 - j] = (struct pm_row){.token = 77, .seq = j % 5, .pos = over_positions ? j : 100, .rope = j % 3};
     }
     return (request){
         .logits = logits, .vocab = vocab, .n_valid = n_valid, .m = m, .sampling = samplings, .rows = rows, .index = indices};

@@ -52,6 +52,8 @@ static const variant variants[] = {
     {"rope_store_", "", 4, {32, 128, 1, 0}},
     {"attend_f", "head 128, group 4", 3, {64, 128, 4}},
     {"attend_f", "head 64, group 5", 3, {32, 64, 5}},
+    {"attend_q", "head 128, group 4", 3, {64, 128, 4}},
+    {"attend_q", "head 64, group 5", 3, {32, 64, 5}},
     {"attend_merge", "", 2, {64, 128}},
     {"sample", "", 1, {128}},
 };

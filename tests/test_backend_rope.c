@@ -162,19 +162,93 @@ static void frequencies_in_bfloat16(void **state) {
     assert_true(differs);
 }
 
+// What the kernel makes of the table: each entry is off by half a unit, each product and the sum by another half, of at most
+// `factor` in all; cos and sin of one angle share it.
 static void check_angles(const pm_config *c, uint32_t n, uint32_t step) {
     double f[HALF], factor;
-    float *angles = pm_rope_angles(c, n);
-    assert_non_null(angles);
+    float *table = pm_rope_table(c, n);
+    assert_non_null(table);
     pm_rope_frequencies(c, f, &factor);
+    const long double bound = 4 * 0x1p-24L * (long double)factor;
     for (uint32_t pos = 0; pos < n; pos += step)
-        for (int j = 0; j < HALF; j++) {
+        for (uint32_t j = 0; j < HALF; j++) {
             long double angle = (long double)pos * (long double)f[j];
-            const float *pair = angles + 2 * ((size_t)pos * HALF + (size_t)j);
-            assert_true(fabsl(pair[0] - cosl(angle) * (long double)factor) < 1e-7L);
-            assert_true(fabsl(pair[1] - sinl(angle) * (long double)factor) < 1e-7L);
+            const float *low = table + 2 * ((size_t)(pos % PM_ANGLE_STEP) * HALF + j);
+            const float *high = table + 2 * ((size_t)(PM_ANGLE_STEP + pos / PM_ANGLE_STEP) * HALF + j);
+            float cosine = low[0] * high[0] - low[1] * high[1], sine = low[1] * high[0] + low[0] * high[1];
+            assert_true(fabsl(cosine - cosl(angle) * (long double)factor) < bound);
+            assert_true(fabsl(sine - sinl(angle) * (long double)factor) < bound);
         }
-    pm_free(angles);
+    pm_free(table);
+}
+
+static void scaled_by(const pm_config *c, double by, double f[HALF], double *factor) {
+    pm_config scaled = pm_rope_scaled(c, by);
+    pm_rope_frequencies(&scaled, f, factor);
+}
+
+// A sequence's factor in place of the model's: as if the file said it.
+static void other_factors(void **state) {
+    (void)state;
+    pm_config plain_model = qwen3(), y4 = qwen3_yarn(4), y2 = qwen3_yarn(2), models[2];
+    plain_model.max_ctx = 32768;
+    plain_model.rope.beta_fast = 32;
+    plain_model.rope.beta_slow = 1;
+    plain_model.rope.truncate = true;
+    models[0] = plain_model;
+    models[1] = y4;
+    models[1].rope.attention_factor = 1.5; // of factor 4 alone
+    double want[HALF], want_factor, got[HALF], factor;
+    for (int i = 0; i < 2; i++) {
+        scaled_by(&models[i], 2, got, &factor);
+        pm_rope_frequencies(&y2, want, &want_factor);
+        assert_memory_equal(got, want, sizeof want);
+        assert_true(factor == want_factor);
+        scaled_by(&models[i], 1, got, &factor);
+        pm_rope_frequencies(&plain_model, want, &want_factor);
+        assert_memory_equal(got, want, sizeof want);
+        assert_true(factor == 1);
+        scaled_by(&models[i], 4, got, &factor);
+        pm_rope_frequencies(&y4, want, &want_factor);
+        assert_memory_equal(got, want, sizeof want);
+        assert_true(i == 1 ? factor == 1.5 : factor == want_factor);
+    }
+}
+
+// What is asked for in place of what the file says, and how far it reaches.
+static void choose(pm_config c, pm_rope_options o, pm_rope_scaling scaling, double factor, uint32_t original_ctx,
+                   uint32_t max_ctx) {
+    assert_int_equal(pm_rope_choose("file", &o, &c), PM_OK);
+    assert_int_equal(c.rope.scaling, scaling);
+    assert_true(c.rope.factor == factor);
+    assert_int_equal(c.rope.original_ctx, original_ctx);
+    assert_int_equal(c.max_ctx, max_ctx);
+}
+
+static void chosen_scalings(void **state) {
+    (void)state;
+    pm_config plain_model = qwen3(), y = qwen3_yarn(4), unknown = qwen3();
+    plain_model.max_ctx = 40960;
+    y.max_ctx = 131072;
+    choose(plain_model, (pm_rope_options){.scaling = PM_ROPE_YARN, .factor = 4, .original_ctx = 32768}, PM_ROPE_YARN, 4, 32768,
+           131072);
+    choose(plain_model, (pm_rope_options){.scaling = PM_ROPE_YARN, .factor = 2}, PM_ROPE_YARN, 2, 40960, 81920);
+    choose(plain_model, (pm_rope_options){.scaling = PM_ROPE_YARN, .factor = 1, .original_ctx = 32768}, PM_ROPE_YARN, 1, 32768,
+           40960);
+    choose(plain_model, (pm_rope_options){.scaling = PM_ROPE_LINEAR, .factor = 2}, PM_ROPE_LINEAR, 2, 40960, 81920);
+    choose(plain_model, (pm_rope_options){.scaling = PM_ROPE_NONE}, PM_ROPE_NONE, 1, 40960, 40960);
+    choose(y, (pm_rope_options){.scaling = PM_ROPE_NONE}, PM_ROPE_NONE, 1, 32768, 32768);
+    choose(y, (pm_rope_options){.scaling = PM_ROPE_YARN, .factor = 2}, PM_ROPE_YARN, 2, 32768, 65536);
+    static const pm_rope_options bad[] = {
+        {.scaling = PM_ROPE_NONE, .factor = 2},
+        {.scaling = PM_ROPE_YARN},
+        {.scaling = PM_ROPE_YARN, .factor = 0.5},
+        {.scaling = PM_ROPE_YARN, .factor = NAN},
+        {.scaling = PM_ROPE_LINEAR, .factor = 1e9},
+        {.scaling = PM_ROPE_YARN, .factor = 4}, // of a file that does not say its context
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(pm_rope_choose("file", &bad[i], &unknown), PM_ERR_USAGE);
 }
 
 static void angles_to_the_longest_context(void **state) {
@@ -190,7 +264,7 @@ static void angles_without_memory(void **state) {
     pm_config c = qwen3();
     for (long n = 1; n <= 2; n++) {
         pm_alloc_fail_after(n);
-        assert_null(pm_rope_angles(&c, 10));
+        assert_null(pm_rope_table(&c, 10));
         pm_alloc_fail_after(0);
     }
 }
@@ -205,6 +279,8 @@ int main(void) {
         cmocka_unit_test(yarn_factors),
         cmocka_unit_test(yarn_of_a_tiny_context),
         cmocka_unit_test(frequencies_in_bfloat16),
+        cmocka_unit_test(other_factors),
+        cmocka_unit_test(chosen_scalings),
         cmocka_unit_test(angles_to_the_longest_context),
         cmocka_unit_test(angles_without_memory),
     };

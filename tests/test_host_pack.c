@@ -35,6 +35,7 @@ typedef struct layout {
     uint32_t low, high;
     int zero;
     uint32_t scale_bytes;
+    uint32_t shared; // blocks that have one scale, if more than one
 } layout;
 
 static const layout layouts[PM_DTYPE_COUNT] = {
@@ -42,11 +43,13 @@ static const layout layouts[PM_DTYPE_COUNT] = {
     [PM_Q4_0] = {4, 0, 0, 2},   [PM_Q4_1] = {4, 0, 0, 4},   [PM_Q5_0] = {4, 1, 16, 2},  [PM_Q5_1] = {4, 1, 0, 4},
     [PM_Q2_K] = {2, 0, 0, 20},  [PM_Q3_K] = {2, 1, 4, 14},  [PM_Q4_K] = {4, 0, 0, 16},  [PM_Q5_K] = {4, 1, 0, 16},
     [PM_Q6_K] = {4, 2, 32, 18}, [PM_IQ4_NL] = {4, 0, 0, 2}, [PM_IQ4_XS] = {4, 0, 0, 8}, [PM_MXFP4] = {4, 0, 0, 1},
+    [PM_FP8] = {8, 0, 0, 4, 4}, [PM_AWQ] = {4, 0, 0, 4, 4}, [PM_IQ2] = {2, 1, 0, 10},
 };
 
 static planes read_planes(pm_tensor t) {
     const layout *l = &layouts[t.dtype];
     uint32_t blocks = (t.cols + 31) / 32, file_blocks = blocks * 32 / pm_dtype_get(t.dtype)->block_elements;
+    file_blocks = l->shared ? (file_blocks + l->shared - 1) / l->shared : file_blocks;
     planes p = {.data_words = (blocks * l->low + 3) / 4 * 4 + (blocks * l->high + 3) / 4 * 4,
                 .scale_words = (file_blocks * l->scale_bytes + 3) / 4};
     assert_int_equal(t.stride, blocks * 32);
@@ -79,11 +82,20 @@ static float six_bits(const uint32_t *words, uint32_t low, uint32_t high) {
 // The scale of column c, and what is taken off, from a row of scales.
 static float scale_of(pm_dtype dtype, const uint32_t *s, uint32_t supers, uint32_t c, float *minus) {
     uint32_t b = c / 32 % 8, half = c / 16 % 16, super = c / 256, at;
+    float scale;
     switch (dtype) {
     case PM_Q4_1:
     case PM_Q5_1:
         *minus = -half_of(s, c / 32 * 2 + 1);
         return half_of(s, c / 32 * 2);
+    case PM_FP8:
+        memcpy(&scale, &s[c / 128], sizeof(scale));
+        return scale;
+    case PM_AWQ:
+        *minus = half_of(s, c / 128 * 2) * (float)bits(s, c / 128 * 32 + 16, 16);
+        return half_of(s, c / 128 * 2);
+    case PM_IQ2:
+        return half_of(s + supers * 2, super) / 8 * (float)(2 * bits(s, super * 64 + c / 16 % 16 * 4, 4) + 1);
     case PM_MXFP4:
         return ldexpf(1, (int)bits(s, c / 32 * 8, 8) - 128);
     case PM_IQ4_XS:
@@ -130,6 +142,15 @@ static float decode(pm_dtype dtype, const planes *p, uint32_t cols, uint32_t r, 
     float minus = 0, scale = scale_of(dtype, p->scales + (size_t)r * p->scale_words, blocks / 8, c, &minus);
     if (dtype == PM_IQ4_NL || dtype == PM_IQ4_XS || dtype == PM_MXFP4)
         return scale * table_value(dtype, quant);
+    if (dtype == PM_FP8) { // the exponent's bias is 7; of the smallest the mantissa has no leading 1
+        int exponent = (int)quant >> 3 & 15, mantissa = (int)quant & 7;
+        return scale * ldexpf((float)(exponent ? 8 + mantissa : mantissa), (exponent ? exponent : 1) - 10) *
+               (quant & 128 ? -1.0f : 1.0f);
+    }
+    if (dtype == PM_IQ2) {
+        static const float sizes[4] = {8, 25, 43, 60};
+        return scale * sizes[quant & 3] * (quant & 4 ? -1.0f : 1.0f);
+    }
     bool is_signed = dtype == PM_Q8_0 || dtype == PM_Q4_0;
     return scale * (float)(is_signed ? sign_extend(quant, l->low) : (int)quant - l->zero) - minus;
 }
@@ -152,6 +173,7 @@ static void check_packed(pm_tensor t, const float *values) {
         }
         uint32_t blocks = t.stride / 32, file_blocks = t.stride / pm_dtype_get(t.dtype)->block_elements;
         const layout *l = &layouts[t.dtype];
+        file_blocks = l->shared ? (file_blocks + l->shared - 1) / l->shared : file_blocks;
         uint32_t low_words = (blocks * l->low + 3) / 4 * 4;
         check_padding(p.data + (size_t)r * p.data_words + low_words, blocks * l->high * 32, p.data_words - low_words);
         if (p.scales)
@@ -220,6 +242,43 @@ static void interleaved_row_by_row(void **state) {
                 parts[j] = (pm_pack_part){m[j].blocks, check_dtypes[i], 259};
             }
             check_packed(check_pack(parts, (int)n, cols, PM_PACK_INTERLEAVED), interleave(m, n));
+        }
+}
+
+// A part that makes its rows: what it would have had in memory.
+static void make_rows(const void *data, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
+    const check_matrix *m = data;
+    const pm_dtype_info *info = pm_dtype_get(m->dtype);
+    assert_true(row + n_rows <= m->rows && col % 256 == 0 && n_cols > 0 && n_cols <= 256 && col + n_cols <= m->cols);
+    size_t bytes = check_matrix_bytes(m->dtype, n_cols);
+    for (uint32_t r = 0; r < n_rows; r++, out += bytes)
+        memcpy(out, m->blocks + (((size_t)row + r) * m->cols + col) / info->block_elements * info->block_bytes, bytes);
+}
+
+static void run_made(pm_dtype dtype, pm_dtype other, uint32_t rows, pm_pack_order order) {
+    uint32_t cols = check_cols(dtype, check_cols(other, 321));
+    check_matrix m[] = {check_weights(dtype, rows, cols, 1), check_weights(other, rows, cols, 1)};
+    pm_pack_part parts[] = {{&m[0], dtype, rows, make_rows}, {m[1].blocks, other, rows}};
+    float *values = check_alloc((size_t)2 * rows * cols, sizeof(float));
+    memcpy(values, m[0].values, (size_t)rows * cols * sizeof(float));
+    memcpy(values + (size_t)rows * cols, m[1].values, (size_t)rows * cols * sizeof(float));
+    const float *want = order == PM_PACK_INTERLEAVED ? interleave(m, 2) : values;
+    pm_tensor t = check_pack(parts, 2, cols, order);
+    float *rounded = check_alloc((size_t)2 * rows * cols, sizeof(float));
+    for (size_t i = 0; i < (size_t)2 * rows * cols; i++)
+        rounded[i] = dtype == other ? want[i] : pm_f16_to_f32(pm_f32_to_f16(want[i]));
+    assert_int_equal(t.dtype, dtype == other ? dtype : PM_F16);
+    check_packed(t, rounded);
+}
+
+static void rows_that_are_made(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(check_dtypes); i++)
+        for (int k = 0; k < 4; k++) {
+            pm_dtype other = k % 2 ? check_dtypes[i] : PM_Q8_0;
+            begin_case();
+            check_case("made rows of %s with %s", pm_dtype_get(check_dtypes[i])->name, pm_dtype_get(other)->name);
+            run_made(check_dtypes[i], other, k % 2 ? 299 : 33, k < 2 ? PM_PACK_STACKED : PM_PACK_INTERLEAVED);
         }
 }
 
@@ -420,6 +479,7 @@ int main(void) {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(stacked_as_in_the_file),
         cmocka_unit_test(interleaved_row_by_row),
+        cmocka_unit_test(rows_that_are_made),
         cmocka_unit_test(more_than_the_ring_holds),
         cmocka_unit_test(mixed_types_become_halves),
         cmocka_unit_test(vectors_are_floats),

@@ -123,7 +123,9 @@ static const gguf_case gguf_cases[] = {
     {"Q4_0", "token_embd.weight", 12, UINT64_MAX / 16, 8, PM_ERR_FILE, "overflows"},
     {"Q4_0", "token_embd.weight", 12, 1000000, 8, PM_ERR_FILE, "beyond the file's end"},
     {"Q4_0", "token_embd.weight", 12, 6, 8, PM_ERR_FILE, "tokens has 7 elements, there can be 6"},
-    {"Q4_0", "token_embd.weight", 20, 16, 4, PM_ERR_UNSUPPORTED, "token_embd.weight has type IQ2_XXS (16); supported are F32 F16"},
+    {"Q4_0", "token_embd.weight", 20, 26, 4, PM_ERR_UNSUPPORTED, "token_embd.weight has type I32 (26); supported are F32 F16"},
+    {"Q4_0", "token_embd.weight", 20, UINT32_MAX, 4, PM_ERR_UNSUPPORTED, "type unknown (4294967295)"},
+    {"F32", "output_norm.weight", 12, 16, 4, PM_ERR_FILE, "no multiple of IQ2_XXS's block"},
     {"Q4_0", "token_embd.weight", 20, 77, 4, PM_ERR_UNSUPPORTED, "type unknown (77)"},
     {"Q4_0", "token_embd.weight", 24, 16, 8, PM_ERR_FILE, "offset 16 is not a multiple of 32"},
     {"Q4_0", "token_embd.weight", 24, UINT64_MAX - 31, 8, PM_ERR_FILE, "wraps"},
@@ -158,6 +160,26 @@ static void changed_gguf_is_refused(void **state) {
     }
 }
 
+// A row one longer than a block, in every type that has blocks; of every type, one that is whole.
+static void cut_blocks_are_refused_in_every_type(void **state) {
+    (void)state;
+    for (int d = 0; d < PM_ALL_DTYPE_COUNT; d++) {
+        const pm_dtype_info *type = pm_dtype_get((pm_dtype)d);
+        if (type->ggml == PM_NOT_IN_GGUF || type->block_elements == 1)
+            continue;
+        bytes b = read_seed("gguf/Q4_0", 0);
+        uint8_t *entry = b.p + find(&b, "token_embd.weight") + strlen("token_embd.weight");
+        uint64_t cols = type->block_elements + 1;
+        char line[64];
+        memcpy(entry + 4, &cols, 8);
+        memcpy(entry + 20, &type->ggml, 4);
+        const char *path = temp_write("changed.gguf", b.p, b.n);
+        snprintf(line, sizeof(line), "rows of %d are no multiple of %s's block of %u", (int)cols, type->name, type->block_elements);
+        refused(path, PM_ERR_FILE, line);
+        bytes_close(&b);
+    }
+}
+
 static void doubled_name_is_refused(void **state) {
     (void)state;
     bytes b = read_seed("gguf/Q4_0", 0);
@@ -179,7 +201,12 @@ typedef struct text_case {
 #define NORM      "\"shape\":[32],\"data_offsets\":[512,576]"
 static const text_case header_cases[] = {
     {EMBEDDING, "\"dtype\":\"I64\",\"shape\":[8,32],\"data_offsets\":[0,512]", PM_ERR_UNSUPPORTED, "dtype I64"},
-    {EMBEDDING, "\"dtype\":\"F8_E4M3\",\"shape\":[8,32],\"data_offsets\":[0,512]", PM_ERR_UNSUPPORTED, "dtype F8_E4M3"},
+    {EMBEDDING, "\"dtype\":\"F8_E5M2\",\"shape\":[8,32],\"data_offsets\":[0,512]", PM_ERR_UNSUPPORTED, "dtype F8_E5M2"},
+    {EMBEDDING, "\"dtype\":\"F8_E4M3\",\"shape\":[8,32],\"data_offsets\":[0,512]", PM_ERR_FILE,
+     "(8, 32) of type F8_E4M3 do not take 512 bytes"},
+    {EMBEDDING, "\"dtype\":\"F8_E4M3\",\"shape\":[16,32],\"data_offsets\":[0,512]", PM_ERR_UNSUPPORTED,
+     "token_embd.weight is quantized, but the config has no quantization_config"},
+
     {EMBEDDING, "\"dtype\":7,\"shape\":[8,32],\"data_offsets\":[0,512]", PM_ERR_FILE, "dtype is not a string"},
     {EMBEDDING, "\"dtype\":\"F32\",\"shape\":[8,32],\"data_offsets\":[0,512]", PM_ERR_FILE, "need 1024 bytes"},
     {EMBEDDING, "\"dtype\":\"F16\",\"shape\":[8,32],\"data_offsets\":[0,512]", PM_OK, ""},
@@ -312,7 +339,8 @@ static const text_case config_cases[] = {
     {"\"hidden_act\":\"silu\"", "\"hidden_act\":\"gelu\"", PM_ERR_UNSUPPORTED, "hidden_act gelu"},
     {"\"use_sliding_window\":false", "\"use_sliding_window\":true", PM_ERR_UNSUPPORTED, "use_sliding_window"},
     {"\"use_sliding_window\":false", "\"attention_bias\":true", PM_ERR_UNSUPPORTED, "attention_bias"},
-    {"\"use_sliding_window\":false", "\"quantization_config\":{\"quant_method\":\"awq\"}", PM_ERR_UNSUPPORTED, "quantization awq"},
+    {"\"use_sliding_window\":false", "\"quantization_config\":{\"quant_method\":\"gptq\"}", PM_ERR_UNSUPPORTED,
+     "quantization gptq is not supported; supported are fp8"},
     {"full_attention", "sliding_attention", PM_ERR_UNSUPPORTED, "sliding_attention layers"},
     {"\"rope_type\":\"yarn\"", "\"type\":\"yarn\"", PM_OK, ""},
     {"\"rope_type\":\"yarn\"", "\"rope_type\":\"llama3\"", PM_ERR_UNSUPPORTED, "rope type llama3"},
@@ -443,13 +471,10 @@ static void no_memory_is_a_status(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(folder_is_good),
-        cmocka_unit_test(truncated_files_are_refused),
-        cmocka_unit_test(changed_gguf_is_refused),
-        cmocka_unit_test(doubled_name_is_refused),
-        cmocka_unit_test(changed_safetensors_is_refused),
-        cmocka_unit_test(changed_json_is_refused),
-        cmocka_unit_test(deep_nesting_is_safe),
+        cmocka_unit_test(folder_is_good),          cmocka_unit_test(truncated_files_are_refused),
+        cmocka_unit_test(changed_gguf_is_refused), cmocka_unit_test(cut_blocks_are_refused_in_every_type),
+        cmocka_unit_test(doubled_name_is_refused), cmocka_unit_test(changed_safetensors_is_refused),
+        cmocka_unit_test(changed_json_is_refused), cmocka_unit_test(deep_nesting_is_safe),
         cmocka_unit_test(no_memory_is_a_status),
     };
     pm_log_to(quiet, NULL);

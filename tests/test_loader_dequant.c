@@ -1,4 +1,4 @@
-// loader/dequant.c against ggml's own decoding, bit for bit.
+// loader/dequant.c and grid.c against ggml's own decoding, bit for bit.
 #include "loader/loader.h"
 
 #include <setjmp.h>
@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-// data/quants.bin: for each type but F32, in the order of PM_DTYPES, its blocks, then the floats (tests/make_loader_data.py).
+// data/quants.bin: for each type but F32, in the order of pm_dtype, its blocks, then the floats (tests/make_loader_data.py).
 enum { N = 1024 };
 
 static void values_equal_ggml(void **state) {
@@ -15,7 +15,7 @@ static void values_equal_ggml(void **state) {
     char *data;
     size_t size, at = 0;
     assert_int_equal(pm_file_read(PM_TEST_DATA "/quants.bin", 1 << 20, &data, &size), PM_OK);
-    for (int d = PM_F16; d < PM_DTYPE_COUNT; d++) {
+    for (int d = PM_F16; d < PM_ALL_DTYPE_COUNT; d++) {
         const pm_dtype_info *dtype = pm_dtype_get((pm_dtype)d);
         float have[N];
         size_t packed = N / dtype->block_elements * dtype->block_bytes;

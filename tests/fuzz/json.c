@@ -12,6 +12,10 @@ static size_t read_config(const cJSON *root, bool generation) {
         return pm_hf_read_generation("fuzz", root, &config) == PM_OK;
     if (pm_hf_read_config("fuzz", root, &config) != PM_OK || pm_config_finish("fuzz", &config) != PM_OK)
         return 0;
+    pm_quantization quantization;
+    if (pm_hf_read_quantization("fuzz", root, &quantization) == PM_OK && quantization.method != PM_QUANT_NONE &&
+        quantization.group_cols % 32)
+        abort();
     if (config.n_heads % config.n_kv_heads || config.head_dim == 0 || config.head_dim % 2 || config.vocab_size == 0)
         abort();
     return 1;

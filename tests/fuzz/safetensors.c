@@ -14,6 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     c->max_ctx = 64;
     c->tied_head = size % 2 == 0; // both, without a byte of the input
     c->qk_norm = true;
+    static const pm_quantization quantizations[] = {{0}, {PM_QUANT_FP8, 16, 128}, {PM_QUANT_AWQ, 1, 0}, {PM_QUANT_AWQ, 1, 32}};
+    file->quantization = quantizations[size / 2 % 4];
     size_t sum = 0;
     if (pm_safetensors_read(file, &file->shards[0]) == PM_OK && pm_config_finish("fuzz", c) == PM_OK &&
         pm_file_finish(file, "fuzz") == PM_OK)

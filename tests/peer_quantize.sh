@@ -1,0 +1,78 @@
+#!/bin/sh
+# peer_quantize.sh PUMICE PEER [SMOLLM2.gguf]: files that pumice quantize wrote against llama.cpp, of which PEER is the folder that
+# shared/peers/llama-cpp.sh made. By hand: it takes minutes.
+# - ours read by theirs and theirs by ours: the same file, greedy, gives the same ids on both sides (32)
+# - the same name of a mix gives the same number of bytes, and our file foresees a text as well as theirs: its perplexity is no
+#   higher than theirs, or no further from that of F16, but for a percent
+set -u
+pumice=$1 peer=$2 smollm2=${3:-}
+. "${0%/*}/expect.sh"
+here=$(cd "${0%/*}" && pwd)
+[ -x "$peer/llama-quantize" ] || { echo "skipped: $peer has no llama-quantize" && exit 77; }
+
+# What goes on with TEXT, without the end that the peer writes out: "[end of text]" and empty lines.
+text_of() {
+    sed 's/ \[end of text\]$//' "$1" | awk '{ a[NR] = $0 } END { while (NR && a[NR] == "") NR--; for (i = 1; i <= NR; i++) print a[i] }'
+}
+
+# ids FILE TEXT: on both sides, the ids of the 32 tokens that follow. The peer sometimes loses its last words: it is asked again.
+ids() {
+    "$pumice" run "$1" --raw -p "$2" -n 32 --temp 0 >"$tmp/raw" 2>"$err" || bad "does not run" "$1"
+    text_of "$tmp/raw" >"$tmp/ours"
+    for _ in 1 2 3 4 5; do
+        "$peer/llama-completion" -m "$1" -p "$2" -n 32 --temp 0 -no-cnv --no-display-prompt --device none >"$tmp/raw" 2>"$err" \
+            </dev/null || bad "the peer does not run it" "$1"
+        text_of "$tmp/raw" >"$tmp/theirs"
+        ! cmp -s "$tmp/ours" "$tmp/theirs" || break
+    done
+    for side in ours theirs; do
+        "$pumice" tokenize "$1" -f "$tmp/$side" >"$tmp/$side.ids" 2>"$err" || bad "cannot be tokenized" "$side"
+    done
+    cmp -s "$tmp/ours.ids" "$tmp/theirs.ids" || {
+        cp "$tmp/ours" "$out" && cp "$tmp/theirs" "$err" && bad "other ids than the peer's" "$1"
+        return
+    }
+    echo "$(wc -w <"$tmp/ours.ids") ids are equal: ${1##*/}"
+}
+
+# perplexity FILE TEXT CTX: by the peer, on the CPU. Its log is written aside and may miss the end when the program is through.
+perplexity() {
+    value=
+    for _ in 1 2 3 4 5; do
+        "$peer/llama-perplexity" -m "$1" -f "$2" -c "$3" --chunks 8 --device none >"$tmp/log" 2>&1
+        value=$(sed -n 's/.*Final estimate: PPL = \([0-9.]*\).*/\1/p' "$tmp/log")
+        [ -z "$value" ] || break
+    done
+    echo "$value"
+}
+
+# compare MODEL TEXT CTX PROMPT MIXES...: the model as F16, then each mix by both.
+compare() {
+    model=$1 text=$2 ctx=$3 prompt=$4
+    shift 4
+    "$pumice" quantize "$model" "$tmp/f16.gguf" F16 >"$out" 2>"$err" || bad "F16" "$model"
+    ids "$tmp/f16.gguf" "$prompt"
+    whole=$(perplexity "$tmp/f16.gguf" "$text" "$ctx")
+    for mix in "$@"; do
+        "$pumice" quantize "$tmp/f16.gguf" "$tmp/ours-$mix.gguf" "$mix" >"$out" 2>"$err" || bad "$mix" "$model"
+        "$peer/llama-quantize" "$tmp/f16.gguf" "$tmp/theirs-$mix.gguf" "$mix" >"$out" 2>"$err" || bad "the peer's $mix" "$model"
+        [ $(($(wc -c <"$tmp/ours-$mix.gguf") / 1024)) = $(($(wc -c <"$tmp/theirs-$mix.gguf") / 1024)) ] || bad "another size" "$mix"
+        ids "$tmp/ours-$mix.gguf" "$prompt"
+        ids "$tmp/theirs-$mix.gguf" "$prompt"
+        a=$(perplexity "$tmp/ours-$mix.gguf" "$text" "$ctx") b=$(perplexity "$tmp/theirs-$mix.gguf" "$text" "$ctx")
+        echo "$mix of ${model##*/}: perplexity $a, the peer's file $b, F16 $whole"
+        awk -v a="$a" -v b="$b" -v f="$whole" '
+            function far(x) { return x > f ? x / f - 1 : 1 - x / f }
+            BEGIN { exit !(a > 0 && b > 0 && (a <= 1.01 * b || far(a) <= far(b) + 0.01)) }' || bad "a perplexity of $a, not $b" "$mix"
+        rm "$tmp/ours-$mix.gguf" "$tmp/theirs-$mix.gguf"
+    done
+}
+
+# In both models' format: what they were trained on, so that ids are no matter of chance.
+chat() {
+    printf '<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant' "$1"
+}
+
+compare "$here/data/tiny-qwen3" "$here/data/perplexity.txt" 64 "$(chat "Spell granite.")" ${MIXES:-Q8_0 Q6_K Q4_K_M Q4_0 Q3_K_M Q2_K IQ4_XS}
+[ -z "$smollm2" ] || compare "$smollm2" "$here/../README.md" 256 "$(chat "What is the capital of France?")" ${MIXES:-Q8_0 Q4_K_M Q4_0 Q3_K_M}
+exit $failed
