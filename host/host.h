@@ -155,7 +155,12 @@ bool pm_cmd_is_stale(const pm_cmd *cmd);
 // fastest, for about so many seconds, and keeps the plan: from then on it decides. What was measured before is left as it is unless
 // `again`. Never between the rehearsal and the recording of one pass; what was recorded before goes on as it is.
 void pm_cmd_note_products(pm_cmd *cmd, bool on);
-pm_status pm_tune_products(pm_device *dev, const pm_cmd *rehearsed, double seconds, bool again);
+typedef enum pm_tune_what {
+    PM_TUNE_NEW,        // what was never measured
+    PM_TUNE_UNFINISHED, // and that for which there was not enough time
+    PM_TUNE_AGAIN       // all
+} pm_tune_what;
+pm_status pm_tune_products(pm_device *dev, const pm_cmd *rehearsed, double seconds, pm_tune_what what);
 // That a first answer may wait for it on this device.
 double pm_tune_seconds(const pm_device *dev);
 

@@ -18,7 +18,7 @@ enum {
     MAX_CHILD = 64,    // uses that a child is given: Windows' command lines have an end
     TOGETHER = 8,      // pipelines that a child makes at once
     SILENCES = 3,      // that a child may be silent, in units of caps.trial_ms
-    MAX_SAID = 1 << 16 // bytes that a child says
+    MAX_SAID = 1 << 20 // bytes that a child says
 };
 
 struct pm_verdicts {

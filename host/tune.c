@@ -19,7 +19,8 @@ static const char *const kernel_names[] = {[PM_BY_MATVEC] = "matvec", [PM_BY_TIL
 typedef struct entry {
     pm_linear_shape shape; // n: of the class, not of the shape
     row_class rows;
-    bool tuned; // another variant than the default won
+    bool tuned;  // another variant than the default won
+    bool partly; // there was no time for all variants
     pm_variant variant;
     double usual_us, us; // a product: of the default, of the variant
 } entry;
@@ -74,8 +75,11 @@ static void write_entry(pm_text *text, const entry *e) {
                 "%s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %s %" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32
                 " %.1f %.1f\n",
                 pm_dtype_get(e->shape.dtype)->name, e->shape.epilogue | (e->shape.exact ? EXACT : 0), e->shape.rows, e->shape.cols,
-                e->shape.n, e->tuned ? "won" : "stays", kernel_names[e->variant.by], s->workgroup, s->lanes, s->rows, s->max_cols,
-                e->usual_us, e->us);
+                e->shape.n,
+                e->tuned    ? "won"
+                : e->partly ? "partly"
+                            : "stays",
+                kernel_names[e->variant.by], s->workgroup, s->lanes, s->rows, s->max_cols, e->usual_us, e->us);
 }
 
 static bool read_dtype(const char *name, pm_dtype *dtype) {
@@ -119,6 +123,7 @@ static bool read_entry(const pm_device *dev, const char *line, entry *e) {
                    &e->usual_us, &e->us);
     e->rows = class_of(s->n);
     e->tuned = n == 13 && !strcmp(how, "won");
+    e->partly = n == 13 && !strcmp(how, "partly");
     s->exact = (s->epilogue & EXACT) != 0;
     s->epilogue &= ~EXACT;
     return n == 13 && s->n > 0 && read_dtype(dtype, &s->dtype) && read_kernel(kernel, &e->variant.by) &&
@@ -173,6 +178,8 @@ typedef struct bench {
     pm_slabs *slabs;
     pm_tensor in, out, normed, squares, vector; // vector: gain or bias
     uint64_t deadline_ns;
+    bool partly;   // it came before all variants had their turn
+    int n_weights; // of the problem that a run takes
 } bench;
 
 static pm_status take(bench *b, uint32_t rows, uint32_t cols, pm_tensor *t) {
@@ -216,7 +223,7 @@ static void record_product(bench *b, pm_cmd *cmd, pm_tensor w) {
 static pm_status record(bench *b, runner *r) {
     pm_cmd_begin(r->cmd);
     b->dev->forced = &r->variant;
-    for (int i = 0; i < b->problem->n_weights; i++)
+    for (int i = 0; i < b->n_weights; i++)
         record_product(b, r->cmd, b->problem->weights[i]);
     b->dev->forced = NULL;
     return pm_cmd_end(r->cmd);
@@ -232,7 +239,7 @@ static pm_status measure(bench *b, runner *r, double *us) {
     const pm_timing *timings = pm_cmd_timings(r->cmd, &n);
     for (int i = 0; i < n; i++)
         ns += timings[i].ns;
-    *us = (double)(ns ? ns : waited) / 1e3 / b->problem->n_weights;
+    *us = (double)(ns ? ns : waited) / 1e3 / b->n_weights;
     return PM_OK;
 }
 
@@ -307,6 +314,18 @@ static pm_status try_variants(bench *b) {
     return pm_selftest_uses(b->dev, uses, n, &found_bad);
 }
 
+// A run of about 100 ms at most: one weight after the other, so that none comes from a cache, but not all where each takes long.
+static pm_status open_first(bench *b, const pm_variant *usual, runner *first) {
+    double us, most_us = 1e5;
+    b->n_weights = 1;
+    PM_TRY(open_runner(b, usual, first));
+    PM_TRY(measure(b, first, &us));
+    while (b->n_weights < b->problem->n_weights && us * (b->n_weights + 1) < most_us)
+        b->n_weights++;
+    PM_TRY(record(b, first));
+    return measure(b, first, &us);
+}
+
 static bool has_time(const bench *b) {
     return pm_now_ns() < b->deadline_ns;
 }
@@ -314,15 +333,19 @@ static bool has_time(const bench *b) {
 // The default's runner comes in and the winner's goes out.
 static pm_status find_best(bench *b, runner *best) {
     pm_variant v;
-    for (int i = 1; has_time(b) && pm_variant_at(b->dev, &b->problem->shape, i, &v); i++)
+    for (int i = 1; pm_variant_at(b->dev, &b->problem->shape, i, &v); i++) {
+        b->partly = !has_time(b);
+        if (b->partly)
+            break;
         if (pm_variant_right(b->dev, &b->problem->shape, &v) && !pm_variant_same(&v, &best->variant))
             PM_TRY(challenge(b, &v, best));
+    }
     return PM_OK;
 }
 
 // The winner meets the default once more, on fresh numbers: the luck that made it win does not count twice.
 static pm_status settle(bench *b, runner *best, const pm_variant *usual) {
-    entry e = {.shape = b->problem->shape, .rows = class_of(b->problem->shape.n), .variant = *usual};
+    entry e = {.shape = b->problem->shape, .rows = class_of(b->problem->shape.n), .variant = *usual, .partly = b->partly};
     runner first = {.cmd = NULL};
     double us[2];
     pm_status status = PM_OK;
@@ -355,7 +378,7 @@ static pm_status tune_problem(bench *b) {
         for (int i = 1; pm_variant_at(b->dev, &b->problem->shape, i, &usual); i++)
             if (pm_variant_right(b->dev, &b->problem->shape, &usual))
                 break;
-    pm_status status = open_runner(b, &usual, &best);
+    pm_status status = open_first(b, &usual, &best);
     if (status == PM_OK)
         status = find_best(b, &best);
     if (status == PM_OK)
@@ -397,7 +420,12 @@ static pm_status tune_list(pm_device *dev, const pm_problem **list, int n, doubl
     return PM_OK;
 }
 
-pm_status pm_tune_products(pm_device *dev, const pm_cmd *rehearsed, double seconds, bool again) {
+static bool is_wanted(const pm_device *dev, const pm_problem *problem, pm_tune_what what) {
+    const entry *e = find(dev, &problem->shape);
+    return !e || what == PM_TUNE_AGAIN || (what == PM_TUNE_UNFINISHED && e->partly);
+}
+
+pm_status pm_tune_products(pm_device *dev, const pm_cmd *rehearsed, double seconds, pm_tune_what what) {
     int n_all, n = 0;
     const pm_problem *all = pm_cmd_problems(rehearsed, &n_all);
     if (!dev->tuned || dev->caps.chosen || n_all == 0 || seconds <= 0)
@@ -406,7 +434,7 @@ pm_status pm_tune_products(pm_device *dev, const pm_cmd *rehearsed, double secon
     if (!list)
         return pm_fail(PM_ERR_MEMORY, "no memory to tune");
     for (int i = 0; i < n_all; i++)
-        if (again || !find(dev, &all[i].shape))
+        if (is_wanted(dev, &all[i], what))
             list[n++] = &all[i];
     qsort(list, (size_t)n, sizeof(*list), by_weight);
     pm_status status = tune_list(dev, list, n, seconds);

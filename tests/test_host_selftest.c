@@ -75,10 +75,8 @@ static pm_fate try_use(const char *text) {
     must(pm_device_open(NULL, &other));
     must(pm_lab_open(other, &lab));
     pm_lab_try(lab, &use, &v);
-    if (v.fate != PM_FATE_HANGS) { // else closing would wait
-        pm_lab_close(&lab);
-        pm_device_close(&other);
-    }
+    pm_lab_close(&lab); // what hangs here was never submitted, and is waited for no longer than a trial
+    pm_device_close(&other);
     return v.fate;
 }
 
