@@ -21,7 +21,14 @@ typedef enum app_kind {
     APP_U64,   // uint64_t within [least, most]
     APP_FLOAT, // float within [least, most]
     APP_WORD,  // int: which of `words` it is
+    APP_TEXTS, // app_texts: an operand that may come any number of times, the last one of its table
+    APP_READ,  // what `read` makes of the text
 } app_kind;
+
+typedef struct app_texts {
+    const char *const *items; // of argv
+    size_t n;
+} app_texts;
 
 // An option or operand of a command, and where its value goes in the command's struct of values, which holds the defaults before.
 typedef struct app_option {
@@ -33,6 +40,8 @@ typedef struct app_option {
     size_t offset;
     double least, most;
     const char *const *words; // ended by NULL
+    // Stores into the struct's value; called for each time the option is given.
+    pm_status (*read)(const struct app_option *option, const char *text, void *value);
     bool required;
     bool rare; // told by --help-all only: --help is one screen
 } app_option;
@@ -85,6 +94,8 @@ extern const app_command app_info;
 extern const app_command app_plan;
 extern const app_command app_tune;
 extern const app_command app_perplexity;
+extern const app_command app_embed;
+extern const app_command app_rerank;
 extern const app_command app_quantize;
 extern const app_command app_tokenize;
 extern const app_command app_template;

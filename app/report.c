@@ -50,9 +50,9 @@ static void print_rate(const char *what, uint32_t n, uint32_t n_timed, uint64_t 
 
 static void print_stop(const pm_model *model, const run_answer *a) {
     static const char *const reasons[] = {
-        [RUN_STOP_N] = "-n reached",           [RUN_STOP_END] = "end of turn",
-        [RUN_STOP_CONTEXT] = "context full",   [RUN_STOP_INTERRUPTED] = "interrupted",
-        [RUN_STOP_READER] = "nobody reads on",
+        [RUN_STOP_STRING] = "stop string",      [RUN_STOP_N] = "-n reached",
+        [RUN_STOP_END] = "end of turn",         [RUN_STOP_CONTEXT] = "context full",
+        [RUN_STOP_INTERRUPTED] = "interrupted", [RUN_STOP_READER] = "nobody reads on",
     };
     fprintf(stderr, " | %s", reasons[a->stop]);
     if (a->stop != RUN_STOP_END)

@@ -22,11 +22,13 @@ static const app_option options[] = {
     {.name = "--ids", .value = "5,17,9|FILE", .help = "token ids in place of text", .kind = APP_TEXT, AT(ids)},
     {.name = "--tokens", .letter = "-n", .value = "N", .help = "at most N tokens; 0: run the prompt only", .kind = APP_U32,
      .most = APP_NOT_GIVEN - 1, AT(n_tokens)},
-    APP_SAMPLING_OPTIONS(run_options, sampling),
+    APP_SAMPLING_OPTIONS(run_options, sampling, stops),
     APP_CONTEXT_OPTIONS(run_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
+    {.name = "--logprobs", .value = "K", .help = "JSON lines: each token's ln p, and the K likeliest", .kind = APP_U32,
+     .most = PM_TOP_LOGPROBS_MAX, .rare = true, AT(logprobs)},
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
      AT(rope_bf16)},
     {.name = "--tune", .value = "SECONDS", .help = "first measure which kernels are fastest here", .kind = APP_TEXT, .rare = true,
@@ -96,6 +98,8 @@ static pm_status go(state *s) {
     PM_TRY(open_session(s));
     PM_TRY(pm_session_tune(s->session, s->tune_seconds, false));
     pm_sampler sampler = app_sampling_choose(&s->o->sampling, pm_model_config(s->model));
+    sampler.logprobs = s->o->logprobs != APP_NOT_GIVEN;
+    sampler.top_logprobs = sampler.logprobs ? s->o->logprobs : 0;
     PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
     run_report(s->model, s->dev, &sampler, &s->answer);
     return s->o->profile ? run_report_profile(s->model, s->session) : PM_OK;
@@ -105,6 +109,7 @@ static int run(int argc, char **argv) {
     run_options o = {
         .think = -1,
         .n_tokens = APP_NOT_GIVEN,
+        .logprobs = APP_NOT_GIVEN,
         .sampling = APP_SAMPLING_NOT_GIVEN,
     };
     int exit_code;

@@ -14,6 +14,8 @@ typedef struct run_options {
     uint32_t n_tokens;
     app_context context;
     app_sampling sampling;
+    app_stops stops;
+    uint32_t logprobs; // alternatives
     bool raw, print_ids, profile, rope_bf16;
 } run_options;
 
@@ -35,7 +37,14 @@ void run_prompt_close(run_prompt *prompt);
 
 // ---- answer.c: draws tokens and writes them as they come ------------------------------------------------------------------
 
-typedef enum run_stop { RUN_STOP_N, RUN_STOP_END, RUN_STOP_CONTEXT, RUN_STOP_INTERRUPTED, RUN_STOP_READER } run_stop;
+typedef enum run_stop {
+    RUN_STOP_N,
+    RUN_STOP_END,
+    RUN_STOP_STRING,
+    RUN_STOP_CONTEXT,
+    RUN_STOP_INTERRUPTED,
+    RUN_STOP_READER
+} run_stop;
 
 typedef struct run_answer {
     run_stop stop;
@@ -48,6 +57,17 @@ typedef struct run_answer {
 // Ctrl-C ends it and is no failure. Nothing is drawn where options->n_tokens is 0.
 pm_status run_answer_write(const run_options *options, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer);
+
+// ---- load.c -----------------------------------------------------------------------------------------------------------
+
+// The model on the device that a command line names, with the bar while it is loaded. Both are the caller's to close, also where
+// it fails.
+pm_status run_load(const char *device, const char *path, pm_device **dev, pm_model **model);
+
+// ---- logprobs.c -----------------------------------------------------------------------------------------------------------
+
+// A line of JSON for the id at likely[0], with the n - 1 likeliest ones. tokenizer may be NULL.
+pm_status run_logprobs_write(const pm_tokenizer *tokenizer, const pm_logprob *likely, int n, bool *gone);
 
 // ---- report.c: what is told on stderr ----------------------------------------------------------------------------------
 

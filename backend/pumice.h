@@ -72,6 +72,9 @@ double pm_model_rope_factor(const pm_model *model, uint64_t n_positions);
 uint64_t pm_model_weight_bytes(const pm_model *model); // on the device
 // Does the model want its config's bos before a text? Nobody puts it there by himself.
 bool pm_model_add_bos(const pm_model *model);
+// The id that its tokenizer puts behind a text that stands alone, as embedding models have it, never behind a prompt; -1: none.
+// Nobody puts it there by himself.
+int32_t pm_model_end_id(const pm_model *model);
 // Does this id end the model's answer?
 bool pm_model_is_eos(const pm_model *model, int32_t id);
 
@@ -122,14 +125,84 @@ uint32_t pm_session_logits_stride(const pm_session *session); // floats: vocab_s
 // pm_session_max_batch rows at a time: a larger options.max_batch makes it faster.
 pm_status pm_session_score(pm_session *session, int seq, const int32_t *ids, size_t n, size_t first, double *logprobs);
 
-// How the next token is drawn, in the order of the fields. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
+// ---- embedding and ranking --------------------------------------------------------------------------------------------
+
+typedef struct pm_embed_text {
+    int seq; // where it runs: an empty sequence, and empty again after it
+    const int32_t *ids;
+    size_t n; // at least 1
+} pm_embed_text;
+
+// Texts as vectors of length 1, which point the same way where texts mean the same: out (n, dims), the caller's. That is the last
+// norm's result of the last token, or its mean over all tokens where config.pooling says PM_POOL_MEAN; PM_ERR_UNSUPPORTED where it
+// says PM_POOL_FIRST. dims: only the first so many numbers, of length 1 again, for models made for it (Matryoshka); 0: config.dim.
+// Texts share passes: n sequences make short ones faster. Errors as of pm_session_eval, and PM_ERR_USAGE for two texts in one
+// sequence, one that is not empty, or dims beyond config.dim; nothing is run then. No head is needed.
+pm_status pm_session_embed(pm_session *session, const pm_embed_text *texts, int n, uint32_t dims, float *out);
+
+// What a reranker is asked about a document. *ids (*n of them) is the caller's to pm_free. instruct NULL: a search on the web.
+// flags: PM_ENCODE_SPECIAL where control tokens in these texts shall count, PM_ENCODE_REPAIR. Errors as of pm_tokenizer_encode.
+pm_status pm_rerank_prompt(const pm_tokenizer *tok, const char *instruct, pm_str query, pm_str document, unsigned flags,
+                           int32_t **ids, size_t *n);
+// Runs n >= 1 ids at the end of a sequence, with the errors of pm_session_eval; *score is how probable "yes" is against "no" as
+// the next token, or what the model's own classifier of these two says. Documents of one query begin alike: rewind the sequence to
+// where they differ and give only the rest. PM_ERR_UNSUPPORTED where the vocabulary has no such tokens.
+pm_status pm_session_rerank(pm_session *session, int seq, const int32_t *ids, size_t n, double *score);
+
+// ---- generation -------------------------------------------------------------------------------------------------------
+
+// Added to the logit of an id; -100 as good as bans it, -INFINITY does.
+typedef struct pm_logit_bias {
+    int32_t id;
+    float bias;
+} pm_logit_bias;
+
+// What narrows the ids that are drawn from, and the temperature: steps of pm_sampler.order.
+typedef enum pm_sampler_step {
+    PM_BY_TEMPERATURE = 1,
+    PM_BY_TOP_K,
+    PM_BY_TOP_P,
+    PM_BY_MIN_P,
+    PM_BY_TYPICAL_P,
+    PM_N_STEPS = 5
+} pm_sampler_step;
+enum { PM_TOP_LOGPROBS_MAX = 20 };
+
+// How the next token is drawn. All zero is greedy. Numbers out of range: PM_ERR_USAGE of start.
+//
+// First bias and penalties change the logits (of the greedy too); then the steps narrow what is drawn from, in transformers' order:
+// temperature, top-k, top-p, min-p, typical-p, each over the probabilities that those before it left. Ties with the last one kept
+// are kept.
 typedef struct pm_sampler {
     float temperature; // 0: greedy
     uint32_t top_k;    // 0: off
     float top_p;       // 1 or 0: off
     float min_p;       // 0: off
     uint64_t seed;     // the same seed gives the same text on one device
+    float typical_p;   // 1 or 0: off (https://arxiv.org/abs/2202.00666)
+
+    // An id that occurs in the prompt or was drawn: its logit is divided by `repeat` where it is above zero, else multiplied (1 or
+    // 0: off). Then one that was drawn, whatever the prompt says, loses `frequency` times as often and `presence` once (0: off).
+    float repeat_penalty, frequency_penalty, presence_penalty;
+    // What stands before the ids that start is given and shall count too: the last n_history_drawn of them as drawn, the others as
+    // prompt. Read by start only.
+    const int32_t *history;
+    size_t n_history, n_history_drawn;
+
+    const pm_logit_bias *bias; // read by start only; of several for one id the last counts
+    size_t n_bias;
+
+    uint8_t order[PM_N_STEPS]; // each pm_sampler_step once; all zero: the usual order
+
+    bool logprobs;         // tell how likely each id was: pm_session_logprobs
+    uint32_t top_logprobs; // and the likeliest ones, at most PM_TOP_LOGPROBS_MAX
 } pm_sampler;
+
+// An id and ln of its probability, by the model alone: before bias, penalties, temperature and all else.
+typedef struct pm_logprob {
+    int32_t id;
+    float logprob;
+} pm_logprob;
 
 // Generation of one sequence. start runs n >= 1 ids like eval, with its errors, and draws the next id on the device; each next
 // returns one id. The device is always a step ahead: it works on the next id while the caller looks at this one. end waits for it;
@@ -137,6 +210,29 @@ typedef struct pm_sampler {
 pm_status pm_session_start(pm_session *session, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler);
 pm_status pm_session_next(pm_session *session, int32_t *id); // PM_ERR_CONTEXT when there is no room to run another
 pm_status pm_session_end(pm_session *session);               // fine when none is running
+
+// Of the id that next returned last: itself, then the sampler's top_logprobs likeliest in falling order (fewer where the vocabulary
+// has fewer). *n is 0 where the sampler did not ask. Borrowed until the next call on the session.
+const pm_logprob *pm_session_logprobs(const pm_session *session, int *n);
+
+// The same draws on the host, from logits that the caller has (and may have changed): by the same steps over the same integers and
+// the same noise, so that the ids are those of a session, but where two are as good as equal in the last bits of an exponential.
+typedef struct pm_drawer pm_drawer;
+// For a generation that starts with the n ids of the prompt; n may be 0. Errors as of pm_session_start.
+pm_status pm_drawer_open(const pm_model *model, const pm_sampler *sampler, const int32_t *ids, size_t n, pm_drawer **drawer);
+void pm_drawer_close(pm_drawer **drawer);
+// Draws from logits (vocab_size) of the token at position pos of its sequence, and counts the id as drawn.
+int32_t pm_drawer_next(pm_drawer *drawer, const float *logits, uint32_t pos);
+const pm_logprob *pm_drawer_logprobs(const pm_drawer *drawer, int *n); // as pm_session_logprobs
+
+// Does a text run in circles? Zero-initialise.
+typedef struct pm_loop_watch {
+    int32_t last[64]; // ids, by turns
+    uint32_t n;
+    uint16_t same[65]; // ids in a row that are the one so many places before
+} pm_loop_watch;
+// Takes the next id. The length, 16 to 64, of the block of ids that the text has just ended with four times in a row; 0: no such.
+uint32_t pm_loop_watch_next(pm_loop_watch *watch, int32_t id);
 
 // Positions a sequence holds, and forgetting those from `pos` on (not while a generation runs). The sequence must exist.
 uint32_t pm_session_pos(const pm_session *session, int seq);

@@ -2,7 +2,6 @@
 // It is written into a mapped staging area and copied to the device by the pass itself, so that the command buffer of a pass is
 // recorded once for its shape (rows, outputs, class of cache length) and replayed. When decoding, the sampler leaves the next rows
 // on the device, where the next pass starts from them: the host only reads ids, one step behind.
-#include <float.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -16,6 +15,10 @@ typedef struct shape {
     int slot;     // which staging area and which results
     bool chained; // rows come from the sampler's `next`, not from the host
     bool sample, logits;
+    bool hidden;        // of the rows that ask: what the head would read, in place of logits
+    uint32_t n_squares; // of a hidden row: the recording tells
+    bool adjust;        // the sampler's penalties and bias
+    uint32_t n_likely;  // told of the draw: the id itself and the likeliest ones; 0: nothing
 } shape;
 
 typedef struct recording {
@@ -36,6 +39,8 @@ typedef struct generation {
     bool running;
     int seq, slot;    // slot of the pass that draws the id to be returned next
     uint32_t n_drawn; // ids returned
+    bool adjust;      // as in its passes' shape
+    uint32_t n_likely;
 } generation;
 
 struct pm_session {
@@ -50,8 +55,15 @@ struct pm_session {
     step device, staging[N_SLOTS];
     pm_buffer *upload, *readback;
     pm_slice pages_staging;
-    pm_slice results[N_SLOTS]; // (max_out) ids
-    pm_slice logits_out;       // (max_out, vocab)
+    pm_slice results[N_SLOTS];        // (max_out) ids
+    pm_slice likely[N_SLOTS];         // (n_likely) of struct pm_likely
+    pm_slice logits_out;              // (max_out, vocab)
+    pm_slice normed_out, squares_out; // (max_out, dim)
+
+    // Of the generation that runs: what occurred (n_valid), bias (n_valid), and logits that both have changed (1, vocab).
+    pm_slice seen, bias, adjusted;
+    pm_logprob logprobs[1 + PM_MAX_LIKELY]; // of the id returned last
+    int n_logprobs;
 
     pm_cache cache;
     uint32_t *pos; // by sequence
@@ -79,6 +91,10 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_Q] = &a->q,
         [PM_PIECE_ATT] = &a->att,
         [PM_PIECE_FFN] = &a->ffn,
+        [PM_PIECE_ROUTER] = &a->router,
+        [PM_PIECE_ROUTES] = &a->routes,
+        [PM_PIECE_EXPERTS] = &a->experts,
+        [PM_PIECE_PRODUCTS] = &a->products,
         [PM_PIECE_OUT_NORMED] = &a->out_normed,
         [PM_PIECE_OUT_SQUARES] = &a->out_squares,
         [PM_PIECE_LOGITS] = &a->logits,
@@ -90,9 +106,13 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_INDEX] = &s->device.index,
         [PM_PIECE_SAMPLING] = &s->device.sampling,
         [PM_PIECE_NEXT] = &s->device.next,
+        [PM_PIECE_SEEN] = &s->seen,
+        [PM_PIECE_BIAS] = &s->bias,
+        [PM_PIECE_ADJUSTED] = &s->adjusted,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
-        PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
+        if (sizes->pieces[i])
+            PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
     return PM_OK;
 }
 
@@ -123,9 +143,13 @@ static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
 
     at = 0;
     PM_TRY(pm_buffer_create(s->model->dev, sizes->readback, PM_MEM_READBACK, "results", &s->readback));
-    for (int i = 0; i < N_SLOTS; i++)
+    for (int i = 0; i < N_SLOTS; i++) {
         s->results[i] = take(s->readback, &at, bytes[PM_PIECE_INDEX]);
+        s->likely[i] = take(s->readback, &at, PM_LIKELY_BYTES);
+    }
     s->logits_out = take(s->readback, &at, bytes[PM_PIECE_LOGITS]);
+    s->normed_out = take(s->readback, &at, bytes[PM_PIECE_OUT_NORMED]);
+    s->squares_out = take(s->readback, &at, bytes[PM_PIECE_OUT_SQUARES]);
     return PM_OK;
 }
 
@@ -212,8 +236,50 @@ static void record_input(pm_session *s, const shape *p, pm_cmd *cmd) {
         copy_front(cmd, s->device.sampling, from->sampling, p->n_out * sizeof(struct pm_sampling));
 }
 
-static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
+static void record_hidden_output(pm_session *s, shape *p, pm_cmd *cmd, const pm_hidden *hidden) {
+    p->n_squares = hidden->n_parts;
+    copy_front(cmd, s->normed_out, hidden->normed.data, hidden->normed.data.size);
+    copy_front(cmd, s->squares_out, hidden->squares.data, hidden->squares.data.size);
+}
+
+static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor logits, pm_slice index) {
+    const step *d = &s->device;
+    uint32_t n_valid = s->model->n_valid;
+    pm_tensor adjusted = p->adjust ? pm_activation(s->adjusted, 1, s->model->config.vocab_size) : logits;
+    if (p->adjust)
+        pm_op_adjust(cmd, &(pm_adjust){
+                              .adjusted = adjusted,
+                              .logits = logits,
+                              .n_valid = n_valid,
+                              .sampling = d->sampling,
+                              .bias = s->bias,
+                              .index = index,
+                              .rows = d->rows,
+                              .seen = s->seen,
+                              .count_rows = p->chained,
+                          });
+    pm_op_sample(cmd, &(pm_sample){
+                          .logits = adjusted,
+                          .n_valid = n_valid,
+                          .sampling = d->sampling,
+                          .index = index,
+                          .rows = d->rows,
+                          .next = d->next,
+                          .results = s->results[p->slot],
+                      });
+    if (p->n_likely > 0)
+        pm_op_logprobs(cmd, &(pm_logprobs){
+                                .logits = logits,
+                                .n_valid = n_valid,
+                                .n = p->n_likely - 1,
+                                .next = d->next,
+                                .likely = s->likely[p->slot],
+                            });
+}
+
+static pm_status record_pass(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_slice index = p->n_out == p->n ? s->identity : s->device.index;
+    pm_hidden hidden;
     pm_pass pass = {
         .n = p->n,
         .n_out = p->n_out,
@@ -223,28 +289,23 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
         .angles = &s->angles,
         .cache = &s->cache,
         .act = &s->act,
+        .hidden = p->hidden ? &hidden : NULL,
     };
     pm_tensor logits;
     record_input(s, p, cmd);
     pm_forward(cmd, s->model, &pass, &logits);
     pm_cmd_label(cmd, "sample");
     if (p->sample)
-        pm_op_sample(cmd, &(pm_sample){
-                              .logits = logits,
-                              .n_valid = s->model->n_valid,
-                              .sampling = s->device.sampling,
-                              .index = index,
-                              .rows = s->device.rows,
-                              .next = s->device.next,
-                              .results = s->results[p->slot],
-                          });
+        record_draw(s, p, cmd, logits, index);
     if (p->logits)
         copy_front(cmd, s->logits_out, s->act.logits, logits.data.size);
+    if (p->hidden)
+        record_hidden_output(s, p, cmd, &hidden);
     return pm_cmd_end(cmd);
 }
 
 // A rehearsal first, so that kernels that are new here are tried, and pipelines that are not there yet are made in parallel.
-static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
+static pm_status record(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
     do {
@@ -259,7 +320,8 @@ static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
 
 static bool same_shape(const shape *a, const shape *b) {
     return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits;
+           a->sample == b->sample && a->logits == b->logits && a->hidden == b->hidden && a->adjust == b->adjust &&
+           a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -316,7 +378,7 @@ static pm_status submit(pm_session *s, const shape *p) {
     if (!found || !s->replay) {
         r->used = 0;
         r->shape = *p;
-        PM_TRY(record(s, p, r->cmd));
+        PM_TRY(record(s, &r->shape, r->cmd));
     }
     r->used = ++s->clock;
     PM_TRY(pm_cmd_submit(r->cmd));
@@ -353,31 +415,6 @@ pm_status pm_session_check(const pm_session *s, int seq, const int32_t *ids, siz
     return PM_OK;
 }
 
-// Below it everything but the best logit has no chance anyway, and the kernel need not fear 1 / temperature.
-static const float COLDEST = 1e-6f;
-
-static pm_status check_sampler(const pm_sampler *p) {
-    if (!(p->temperature >= 0 && p->temperature <= FLT_MAX))
-        return pm_fail(PM_ERR_USAGE, "sampling at a temperature of %g: 0 or more is possible", p->temperature);
-    if (!(p->top_p >= 0 && p->top_p <= 1))
-        return pm_fail(PM_ERR_USAGE, "sampling with a top-p of %g: 0 to 1 is possible", p->top_p);
-    if (!(p->min_p >= 0 && p->min_p <= 1))
-        return pm_fail(PM_ERR_USAGE, "sampling with a min-p of %g: 0 to 1 is possible", p->min_p);
-    return PM_OK;
-}
-
-static void stage_sampling(pm_session *s, int slot, const pm_sampler *sampler) {
-    struct pm_sampling *to = pm_slice_map(s->staging[slot].sampling);
-    *to = (struct pm_sampling){
-        .temperature = sampler->temperature > COLDEST ? sampler->temperature : 0,
-        .top_p = sampler->top_p > 0 ? sampler->top_p : 1,
-        .min_p = sampler->min_p,
-        .top_k = sampler->top_k,
-        .seed_lo = (uint32_t)sampler->seed,
-        .seed_hi = (uint32_t)(sampler->seed >> 32),
-    };
-}
-
 static struct pm_row row_of(const pm_session *s, int seq, int32_t id, uint32_t pos) {
     return (struct pm_row){.token = (uint32_t)id, .seq = (uint32_t)seq, .pos = pos, .rope = s->angles.table_of[seq]};
 }
@@ -411,7 +448,7 @@ static pm_status run_prompt(pm_session *s, int seq, const int32_t *ids, size_t n
         *slot = s->turn++ % N_SLOTS;
         PM_TRY(wait_slot(s, *slot));
         if (is_last && sampler)
-            stage_sampling(s, *slot, sampler);
+            *(struct pm_sampling *)pm_slice_map(s->staging[*slot].sampling) = pm_sampler_pack(sampler);
         PM_TRY(run_chunk(s, *slot, seq, ids + at, count, is_last ? last : &(shape){0}));
         at += count;
     }
@@ -424,9 +461,14 @@ static pm_status wait_all(pm_session *s) {
     return PM_OK;
 }
 
+static pm_status check_head(const pm_session *s) {
+    return s->model->config.no_head ? pm_fail(PM_ERR_UNSUPPORTED, "the model has no head: it gives embeddings, no tokens") : PM_OK;
+}
+
 pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, const float **logits) {
     int slot;
     PM_TRY(pm_session_check(s, seq, ids, n));
+    PM_TRY(logits ? check_head(s) : PM_OK);
     shape last = {.n_out = logits ? 1 : 0, .logits = logits != NULL};
     PM_TRY(run_prompt(s, seq, ids, n, &last, NULL, &slot));
     PM_TRY(wait_all(s));
@@ -466,6 +508,7 @@ static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shap
 pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n, const float **logits) {
     if (n < 1 || (uint32_t)n > s->max_out)
         return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %u are possible", n, s->max_out);
+    PM_TRY(logits ? check_head(s) : PM_OK);
     PM_TRY(wait_all(s));
     shape p = {.n = (uint32_t)n, .n_out = logits ? (uint32_t)n : 0, .logits = logits != NULL};
     PM_TRY(run_batch(s, batch, n, &p));
@@ -475,13 +518,54 @@ pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n,
     return PM_OK;
 }
 
+pm_status pm_session_eval_hidden(pm_session *s, const pm_batch_row *batch, int n, const uint32_t *index, uint32_t n_out,
+                                 pm_hidden_rows *hidden) {
+    PM_TRY(wait_all(s));
+    shape p = {.n = (uint32_t)n, .n_out = n_out, .hidden = n_out > 0};
+    memcpy(pm_slice_map(s->staging[0].index), index, n_out * sizeof *index);
+    PM_TRY(run_batch(s, batch, n, &p));
+    const recording *r = s->running[0];
+    PM_TRY(wait_all(s));
+    *hidden = (pm_hidden_rows){
+        .normed = pm_slice_map(s->normed_out),
+        .squares = pm_slice_map(s->squares_out),
+        .stride = (uint32_t)pm_round_up(s->model->config.dim, PM_BLOCK),
+        .n_squares = r->shape.n_squares,
+    };
+    return PM_OK;
+}
+
 // ---- generation -------------------------------------------------------------------------------------------------------
+
+// What penalties and bias begin with. No pass runs.
+static pm_status upload_adjustments(pm_session *s, const int32_t *ids, size_t n, const pm_sampler *sampler) {
+    uint32_t n_valid = s->model->n_valid;
+    uint64_t bytes = n_valid * sizeof(uint32_t);
+    void *words = pm_calloc(n_valid, sizeof(uint32_t));
+    if (!words)
+        return pm_fail(PM_ERR_MEMORY, "no memory for the penalties of %u ids", n_valid);
+    pm_sampler_fill_seen(sampler, ids, n, n_valid, words);
+    pm_status status = pm_slice_write(s->model->dev, front(s->seen, bytes), words, bytes);
+    if (status == PM_OK) {
+        pm_sampler_fill_bias(sampler, n_valid, words);
+        status = pm_slice_write(s->model->dev, front(s->bias, bytes), words, bytes);
+    }
+    pm_free(words);
+    return status;
+}
 
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
     PM_TRY(pm_session_check(s, seq, ids, n));
-    PM_TRY(check_sampler(sampler));
-    shape last = {.n_out = 1, .sample = true};
-    s->gen = (generation){.seq = seq};
+    PM_TRY(check_head(s));
+    PM_TRY(pm_sampler_check(sampler, s->model->config.vocab_size));
+    PM_TRY(wait_all(s));
+    s->n_logprobs = 0;
+    s->gen = (generation){.seq = seq, .adjust = pm_sampler_adjusts(sampler)};
+    if (sampler->logprobs)
+        s->gen.n_likely = 1 + (sampler->top_logprobs < s->model->n_valid ? sampler->top_logprobs : s->model->n_valid);
+    if (s->gen.adjust)
+        PM_TRY(upload_adjustments(s, ids, n, sampler));
+    shape last = {.n_out = 1, .sample = true, .adjust = s->gen.adjust, .n_likely = s->gen.n_likely};
     PM_TRY(run_prompt(s, seq, ids, n, &last, sampler, &s->gen.slot));
     s->gen.running = true;
     return PM_OK;
@@ -492,10 +576,25 @@ static pm_status step_ahead(pm_session *s, int slot) {
     uint32_t *pos = &s->pos[s->gen.seq];
     PM_TRY(wait_slot(s, slot));
     PM_TRY(reserve(s, s->gen.seq, *pos + 1));
-    shape p = {.n = 1, .n_out = 1, .kv_bound = pm_kv_class(*pos + 1), .slot = slot, .chained = true, .sample = true};
+    shape p = {.n = 1,
+               .n_out = 1,
+               .kv_bound = pm_kv_class(*pos + 1),
+               .slot = slot,
+               .chained = true,
+               .sample = true,
+               .adjust = s->gen.adjust,
+               .n_likely = s->gen.n_likely};
     PM_TRY(submit(s, &p));
     *pos += 1;
     return PM_OK;
+}
+
+// Of the slot's draw, which the pass after the next one overwrites.
+static void take_logprobs(pm_session *s, int slot) {
+    const struct pm_likely *likely = pm_slice_map(s->likely[slot]);
+    s->n_logprobs = (int)s->gen.n_likely;
+    for (int i = 0; i < s->n_logprobs; i++)
+        s->logprobs[i] = (pm_logprob){(int32_t)likely[i].id, likely[i].logprob};
 }
 
 pm_status pm_session_next(pm_session *s, int32_t *id) {
@@ -510,6 +609,7 @@ pm_status pm_session_next(pm_session *s, int32_t *id) {
         PM_TRY(step_ahead(s, other));
     PM_TRY(wait_slot(s, g->slot));
     *id = *(const int32_t *)pm_slice_map(s->results[g->slot]);
+    take_logprobs(s, g->slot);
     g->slot = room ? other : -1; // -1: that was the last one
     g->n_drawn++;
     s->turn = other + 1;
@@ -572,6 +672,11 @@ pm_status pm_session_tune(pm_session *s, double seconds, bool again) {
     return status;
 }
 
+const pm_logprob *pm_session_logprobs(const pm_session *s, int *n) {
+    *n = s->n_logprobs;
+    return s->logprobs;
+}
+
 // ---- the rest ---------------------------------------------------------------------------------------------------------
 
 uint32_t pm_session_pos(const pm_session *s, int seq) {
@@ -619,6 +724,10 @@ uint64_t pm_session_bytes(const pm_session *s) {
 
 uint32_t pm_session_max_batch(const pm_session *s) {
     return s->max_out;
+}
+
+uint32_t pm_session_max_rows(const pm_session *s) {
+    return s->max_rows;
 }
 
 const pm_model *pm_session_model(const pm_session *s) {

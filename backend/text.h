@@ -55,6 +55,23 @@ size_t pm_tokenizer_decode_next(const pm_tokenizer *tok, pm_utf8_stream *stream,
 // At the end of the sequence: U+FFFD if a character was left unfinished. The stream is empty again after it.
 size_t pm_tokenizer_decode_end(pm_utf8_stream *stream, char *text);
 
+// ---- stop strings -----------------------------------------------------------------------------------------------------
+
+// Looks in a text that comes piece by piece for strings that end it. What may be the beginning of one is held back until it is
+// sure.
+typedef struct pm_stops pm_stops;
+enum { PM_STOP_MAX = 1024 }; // bytes of a string
+
+// For n >= 1 strings of valid UTF-8, which are copied. PM_ERR_USAGE for one that is empty, too long or not UTF-8.
+pm_status pm_stops_open(const char *const *strings, int n, pm_stops **stops);
+void pm_stops_close(pm_stops **stops);
+// Takes a piece of n bytes and writes to `out`, which has room for n + PM_STOP_MAX, the *n_out bytes that are sure now. True: a
+// stop string is complete with this piece; the text ends before it and what was written is the last of it. The first one that is
+// complete counts, of several that end together the longest.
+bool pm_stops_next(pm_stops *stops, const char *text, size_t n, char *out, size_t *n_out);
+// At the end of the text: what was held back was no stop. Writes at most PM_STOP_MAX bytes and returns how many.
+size_t pm_stops_end(pm_stops *stops, char *out);
+
 // ---- chat -------------------------------------------------------------------------------------------------------------
 
 typedef struct pm_chat_tool_call {

@@ -12,7 +12,7 @@
 typedef struct profile {
     pm_matvec_shape matvec, matvec_batch;
     bool use_tiles;
-    uint32_t attend_split, max_chunk;
+    uint32_t attend_split, max_chunk, row_workgroup;
     uint32_t trial_ms;   // a trial takes some ms; a software driver may have to share its cores with many others
     double tune_seconds; // a software driver would spend all of it compiling
 } profile;
@@ -28,6 +28,7 @@ static const profile cpu_profile = {
     .max_chunk = 64,
     .trial_ms = 60000, // lavapipe compiles when a kernel is run first
     .tune_seconds = 0,
+    .row_workgroup = 128,
 };
 
 // A GPU wants neighbouring lanes on neighbouring words of one row.
@@ -39,6 +40,7 @@ static const profile gpu_profile = {
     .max_chunk = 256,
     .trial_ms = 4000,
     .tune_seconds = 1.5,
+    .row_workgroup = 512, // by reasoning: one workgroup reads all logits, and what it waits for is memory
 };
 
 // Drivers end a submission after 2 s at the least (Windows' watchdog; amdgpu on Linux 7). 32 rows of a 4B model are 233 GFLOP:
@@ -230,6 +232,7 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
         .max_binding = info->max_binding,
         .max_groups = info->max_groups[0],
         .attend_split = p->attend_split,
+        .row_workgroup = info->max_invocations >= p->row_workgroup ? p->row_workgroup : 128, // all devices have that
         .max_chunk = p == &gpu_profile && info->type != PM_DEVICE_DISCRETE ? SLOW_GPU_CHUNK : p->max_chunk,
         .map_device = info->unified_memory,
     };

@@ -110,11 +110,12 @@ typedef struct pm_pack_part {
     // Where the file has no such rows: writes those of rows [row, row + n_rows) and columns [col, col + n_cols), row after row, to
     // `out`; col is a multiple of 256, n_cols at most 256 and whole blocks. `data` is handed through. Called from any thread.
     void (*read)(const void *data, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out);
+    uint32_t row0; // what `read` calls the first row
 } pm_pack_part;
 
 typedef enum pm_pack_order {
     PM_PACK_STACKED,     // part after part: Q, K, V
-    PM_PACK_INTERLEAVED, // row 0 of each part, row 1 of each part, ...: gate, up
+    PM_PACK_INTERLEAVED, // parts in pairs, pair after pair: row 0 of both, row 1 of both, ...: gate, up
 } pm_pack_order;
 
 // *out = the parts as one matrix (sum of rows, cols). Parts of different types: all become F16 where every value fits, else F32.

@@ -1,5 +1,5 @@
 // What touches each element once: embedding, gathering the rows that want logits, per-head norm with rotation and the store into
-// the cache, drawing the next token.
+// the cache, changing logits, drawing the next token, telling how likely it was.
 #include "host/ops.h"
 #include "host/vk.h"
 
@@ -105,15 +105,50 @@ void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
     pm_cmd_dispatch(cmd, &d);
 }
 
+void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op) {
+    struct pm_adjust_args args = {
+        .vocab = op->n_valid,
+        .logits_stride = op->logits.stride,
+        .adjusted_stride = op->adjusted.stride,
+        .count = op->count_rows,
+    };
+    pm_dispatch d = {
+        .kernel = PM_K_adjust,
+        .spec = {128},
+        .n_spec = 1,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {op->logits.data, op->sampling, op->bias, op->index, op->rows, op->seen, op->adjusted.data},
+        .groups = {(op->n_valid + 127) / 128, op->logits.rows, 1},
+        .bytes = (uint64_t)op->logits.rows * op->n_valid * 16,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}
+
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op) {
     struct pm_sample_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .result0 = op->result0};
     pm_dispatch d = {
         .kernel = PM_K_sample,
-        .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_sample, 128)},
+        .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_sample, pm_cmd_device(cmd)->caps.row_workgroup)},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->logits.data, op->sampling, op->index, op->rows, op->next, op->results},
+        .groups = {op->logits.rows, 1, 1},
+        .bytes = (uint64_t)op->logits.rows * op->n_valid * 4,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}
+
+void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op) {
+    struct pm_logprobs_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .n = op->n};
+    pm_dispatch d = {
+        .kernel = PM_K_logprobs,
+        .spec = {pm_cmd_device(cmd)->caps.row_workgroup},
+        .n_spec = 1,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {op->logits.data, op->next, op->likely},
         .groups = {op->logits.rows, 1, 1},
         .bytes = (uint64_t)op->logits.rows * op->n_valid * 4,
     };

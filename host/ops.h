@@ -37,6 +37,30 @@ void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w);
 // h->x (n, dim) += src (n, w.cols) * w (dim, w.cols)^T, and normed, squares for the norm whose gain (1, dim) is given
 void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain);
 
+// ---- mixture of experts ---------------------------------------------------------------------------------------------------
+
+// Which of n_experts matrices, stacked in one tensor, each of n rows is multiplied with: n_used of them, and what each result
+// counts.
+typedef struct pm_routes {
+    pm_slice data; // pm_routes_bytes; written by pm_op_route
+    uint32_t n, n_experts, n_used;
+} pm_routes;
+uint64_t pm_routes_bytes(uint32_t n, uint32_t n_used);
+
+// routes <- the n_used greatest of a row's logits (n, n_experts), with weights that softmax over all gives; normed: divided by
+// their sum. n_experts is at most PM_MAX_EXPERTS.
+void pm_op_route(pm_cmd *cmd, const pm_routes *routes, pm_tensor logits, bool normed);
+
+// y (n * n_used, rows of an expert / 2) = weight * norm_glu of the row with each of its experts in w (n_experts * rows, dim)
+void pm_op_experts_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_routes *routes);
+
+// h->x (n, dim) += the sum over a row's experts of src (n * n_used, cols) * their part of w (n_experts * dim, cols)^T, and normed,
+// squares as pm_op_linear_add. products: room for an activation (n * n_used, dim).
+void pm_op_experts_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain, const pm_routes *routes,
+                       pm_slice products);
+
+// ---------------------------------------------------------------------------------------------------------------------------
+
 // The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16, F32, or Q8_0, for which head_dim is a multiple of 32.
 //   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes: lanes that take a position each read side by side
 //   v page: [n_kv_heads][PM_PAGE][head_dim]
@@ -51,6 +75,7 @@ typedef struct pm_kv {
     uint32_t max_pages;
     uint32_t n_kv_heads, head_dim;
 } pm_kv;
+pm_dtype pm_kv_dtype(uint32_t bits); // the type of a cache of 8, 16 or 32 bits an element; head_dim must be whole blocks of it
 uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim); // of k, and of v again
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):
@@ -84,10 +109,24 @@ typedef struct pm_attend {
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);
 
+// adjusted (m, vocab) = logits (m, vocab) as bias and penalties change them, for ids below n_valid: + bias (m, n_valid); an id that
+// occurred: / repeat where that is above zero, * repeat below; one that was drawn: - frequency times as often, - presence. What
+// occurred stands in seen (m, n_valid), see abi.h; with count_rows the batch row of each output is first counted there: its token
+// is one that was drawn. The result is finite.
+typedef struct pm_adjust {
+    pm_tensor adjusted, logits;
+    uint32_t n_valid;
+    pm_slice sampling, bias, index, rows, seen;
+    bool count_rows;
+} pm_adjust;
+void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op);
+
 // Draws one id a row of logits (m, vocab) by `sampling` (m of struct pm_sampling): ids below n_valid only. Writes the id to
 // results[result0 + j], and next[j] = {id, seq, pos + 1, rope} of the batch row index[j], so that the next pass can start from it.
-// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that top-k, top-p and min-p leave:
-// the softmax distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2).
+// The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that the steps leave: the softmax
+// distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2). Each step narrows
+// what those before it left; probabilities are of what is left, at the temperature once that step is past, else at 1. Top-k and
+// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept.
 typedef struct pm_sample {
     pm_tensor logits;
     uint32_t n_valid;
@@ -95,6 +134,16 @@ typedef struct pm_sample {
     uint32_t result0;
 } pm_sample;
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op);
+
+// likely (m, 1 + n) of struct pm_likely = the id that next[j] names and the n <= PM_MAX_LIKELY likeliest in falling order, the
+// lower id first of equals, with ln of their softmax over the ids below n_valid of logits (m, vocab). Where n_valid < n, the rest
+// of a row is left as it was.
+typedef struct pm_logprobs {
+    pm_tensor logits;
+    uint32_t n_valid, n;
+    pm_slice next, likely;
+} pm_logprobs;
+void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op);
 
 #ifdef __cplusplus
 }

@@ -243,6 +243,39 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
     }
 }
 
+// ---- route ------------------------------------------------------------------------------------------------------------
+
+static bool is_among(const uint32_t *experts, uint32_t n, uint32_t expert) {
+    for (uint32_t i = 0; i < n; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
+static void route_row(const pm_ref_route_args *a, const float *logits, uint32_t *experts, double *weights) {
+    double sum_all = 0, sum_used = 0;
+    for (uint32_t k = 0; k < a->n_used; k++) {
+        uint32_t best = UINT32_MAX;
+        for (uint32_t e = 0; e < a->n_experts; e++)
+            if (!is_among(experts, k, e) && (best == UINT32_MAX || logits[e] > logits[best]))
+                best = e;
+        experts[k] = best;
+        weights[k] = exp((double)logits[best] - logits[experts[0]]);
+        sum_used += weights[k];
+    }
+    for (uint32_t e = 0; e < a->n_experts; e++)
+        sum_all += exp((double)logits[e] - logits[experts[0]]);
+    for (uint32_t k = 0; k < a->n_used; k++)
+        weights[k] /= a->normed ? sum_used : sum_all;
+}
+
+void pm_ref_route(const pm_ref_route_args *a, uint32_t *experts, double *weights) {
+    for (uint32_t r = 0; r < a->n; r++) {
+        size_t at = (size_t)r * a->n_used;
+        route_row(a, a->logits + (size_t)r * a->n_experts, experts + at, weights + at);
+    }
+}
+
 // ---- rope_store -------------------------------------------------------------------------------------------------------
 
 // One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half). Kernels
@@ -369,36 +402,119 @@ static int descending(const void *left, const void *right) {
     return a < b ? 1 : a > b ? -1 : 0;
 }
 
-// Of n logits in falling order the lowest that top-p keeps: it is kept if what is strictly greater has less than top_p of the mass.
-static double lowest_of_top_p(const double *sorted, uint32_t n, double temperature, double top_p) {
-    double mass = 0, before = 0, lowest = sorted[0];
-    for (uint32_t i = 0; i < n; i++)
-        mass += exp((sorted[i] - sorted[0]) / temperature);
-    for (uint32_t i = 0; i < n && before / mass < top_p;) {
-        lowest = sorted[i];
-        for (; i < n && sorted[i] == lowest; i++)
-            before += exp((lowest - sorted[0]) / temperature);
-    }
-    return lowest;
+// What is left of n logits: those in [low, high].
+typedef struct narrowing {
+    const float *logits;
+    uint32_t n;
+    double low, high, temperature;
+    double *scores; // (n): room to sort in
+} narrowing;
+
+static bool is_left(const narrowing *w, uint32_t i) {
+    return logit(w->logits[i]) >= w->low && logit(w->logits[i]) <= w->high;
 }
 
-// The lowest logit that is left; sorts in `sorted` (n).
-static double lowest_kept(const float *logits, uint32_t n, const struct pm_sampling *s, double slack, double *sorted) {
-    for (uint32_t i = 0; i < n; i++)
-        sorted[i] = logit(logits[i]);
-    qsort(sorted, n, sizeof(*sorted), descending);
-    double most = sorted[0], lowest = sorted[n - 1];
-    if (s->top_k > 0 && s->top_k < n)
-        lowest = sorted[s->top_k - 1];
-    if (s->top_p < 1) {
-        uint32_t left = 0;
-        while (left < n && sorted[left] >= lowest)
-            left++;
-        lowest = lowest_of_top_p(sorted, left, s->temperature, s->top_p + slack);
+// ln p, up to a constant.
+static double exponent(const narrowing *w, double l) {
+    return (l - w->high) / w->temperature;
+}
+
+static double mass_from(const narrowing *w, double low) {
+    double mass = 0;
+    for (uint32_t i = 0; i < w->n; i++)
+        if (is_left(w, i) && logit(w->logits[i]) >= low)
+            mass += exp(exponent(w, logit(w->logits[i])));
+    return mass;
+}
+
+// Sorts what is left into scores; returns how many.
+static uint32_t sort_left(narrowing *w) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->n; i++)
+        if (is_left(w, i))
+            w->scores[n++] = logit(w->logits[i]);
+    qsort(w->scores, n, sizeof(*w->scores), descending);
+    return n;
+}
+
+static void keep_top_k(narrowing *w, uint32_t k) {
+    uint32_t n = sort_left(w);
+    if (k > 0 && k < n)
+        w->low = w->scores[k - 1];
+}
+
+// An id is kept if what is strictly greater has less than top_p of the mass.
+static void keep_top_p(narrowing *w, double top_p) {
+    uint32_t n = sort_left(w);
+    double mass = mass_from(w, w->low), before = 0, lowest = w->scores[0];
+    for (uint32_t i = 0; i < n && before / mass < top_p;) {
+        lowest = w->scores[i];
+        for (; i < n && w->scores[i] == lowest; i++)
+            before += exp(exponent(w, lowest));
     }
-    if (s->min_p > 0 && s->min_p - slack > 0)
-        lowest = fmax(lowest, most + s->temperature * log(s->min_p - slack));
-    return fmin(lowest, most);
+    w->low = lowest;
+}
+
+// How far ln p is from what it is on average.
+static double surprise(const narrowing *w, double l, double mean) {
+    return fabs(exponent(w, l) - mean);
+}
+
+static double mass_within(const narrowing *w, double mean, double radius) {
+    double mass = 0;
+    for (uint32_t i = 0; i < w->n; i++)
+        if (is_left(w, i) && surprise(w, logit(w->logits[i]), mean) <= radius)
+            mass += exp(exponent(w, logit(w->logits[i])));
+    return mass;
+}
+
+static double mean_exponent(const narrowing *w) {
+    double mass = 0, sum = 0;
+    for (uint32_t i = 0; i < w->n; i++) {
+        double e = exponent(w, logit(w->logits[i])), p = is_left(w, i) ? exp(e) : 0;
+        mass += p;
+        sum += p > 0 ? p * e : 0;
+    }
+    return sum / mass;
+}
+
+// The smallest radius about the mean that holds as much mass, and the band it makes.
+static void keep_typical(narrowing *w, double typical_p) {
+    double mean = mean_exponent(w), wanted = typical_p * mass_from(w, w->low), low = w->high, high = w->low;
+    uint32_t n = 0, most = 0, least = 0; // of how many, nearest first, the mass is looked at: least is too few but for the last
+    for (uint32_t i = 0; i < w->n; i++)
+        if (is_left(w, i))
+            w->scores[n++] = -surprise(w, logit(w->logits[i]), mean);
+    qsort(w->scores, n, sizeof(*w->scores), descending);
+    for (most = n; most - least > 1;) {
+        uint32_t middle = least + (most - least) / 2;
+        if (mass_within(w, mean, -w->scores[middle - 1]) >= wanted)
+            most = middle;
+        else
+            least = middle;
+    }
+    for (uint32_t i = 0; i < w->n; i++) {
+        double l = logit(w->logits[i]);
+        if (is_left(w, i) && surprise(w, l, mean) <= -w->scores[most - 1]) {
+            low = fmin(low, l);
+            high = fmax(high, l);
+        }
+    }
+    w->low = low;
+    w->high = high;
+}
+
+static void take_step(narrowing *w, uint32_t step, const struct pm_sampling *s, double slack) {
+    if (step == PM_STEP_TEMPERATURE)
+        w->temperature = s->temperature;
+    if (step == PM_STEP_TOP_K)
+        keep_top_k(w, s->top_k);
+    if (step == PM_STEP_TOP_P && s->top_p < 1)
+        keep_top_p(w, s->top_p + slack);
+    if (step == PM_STEP_MIN_P && s->min_p > 0 && s->min_p - slack > 0)
+        w->low = fmax(w->low, fmin(w->high, w->high + w->temperature * log(s->min_p - slack)));
+    if (step == PM_STEP_TYPICAL_P && s->typical_p > 0 && s->typical_p < 1)
+        keep_typical(w, s->typical_p + slack);
 }
 
 static uint32_t lowest_id_of_greatest(const float *logits, uint32_t n) {
@@ -409,17 +525,45 @@ static uint32_t lowest_id_of_greatest(const float *logits, uint32_t n) {
     return best;
 }
 
-uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, double slack, double *p) {
+uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *s, double slack, double *p) {
     uint32_t best = lowest_id_of_greatest(logits, n_valid), n_kept = 0;
-    bool greedy = !(sampling->temperature > 0);
-    double lowest = greedy ? 0 : lowest_kept(logits, n_valid, sampling, slack, p), sum = 0;
+    bool greedy = !(s->temperature > 0);
+    narrowing w = {logits, n_valid, -FLT_MAX, logit(logits[best]), 1, p};
+    double sum = 0;
+    for (uint32_t steps = greedy ? 0 : s->steps; steps; steps >>= 4)
+        take_step(&w, steps & 15, s, slack);
     for (uint32_t i = 0; i < n_valid; i++) {
-        bool kept = greedy ? i == best : logit(logits[i]) >= lowest;
-        p[i] = !kept ? 0 : greedy ? 1 : exp((logit(logits[i]) - logit(logits[best])) / sampling->temperature);
+        bool kept = greedy ? i == best : is_left(&w, i);
+        p[i] = !kept ? 0 : greedy ? 1 : exp((logit(logits[i]) - w.high) / s->temperature);
         sum += p[i];
         n_kept += p[i] > 0;
     }
     for (uint32_t i = 0; i < n_valid; i++)
         p[i] /= sum;
     return n_kept;
+}
+
+// ---- adjust -----------------------------------------------------------------------------------------------------------
+
+void pm_ref_adjust(const float *logits, uint32_t n_valid, const struct pm_sampling *s, const float *bias, const uint32_t *seen,
+                   double *adjusted) {
+    for (uint32_t i = 0; i < n_valid; i++) {
+        double l = (double)logits[i] + bias[i];
+        uint32_t count = seen[i] & PM_SEEN_COUNT;
+        if (seen[i])
+            l = l > 0 ? l / s->repeat : l * s->repeat;
+        if (count)
+            l -= (double)s->frequency * count + s->presence;
+        adjusted[i] = fmin(l > -FLT_MAX ? l : -FLT_MAX, FLT_MAX);
+    }
+}
+
+// ---- logprobs ---------------------------------------------------------------------------------------------------------
+
+void pm_ref_logprobs(const float *logits, uint32_t n_valid, double *logprobs) {
+    double most = logit(logits[lowest_id_of_greatest(logits, n_valid)]), mass = 0;
+    for (uint32_t i = 0; i < n_valid; i++)
+        mass += exp(logit(logits[i]) - most);
+    for (uint32_t i = 0; i < n_valid; i++)
+        logprobs[i] = logit(logits[i]) - most - log(mass);
 }

@@ -37,6 +37,15 @@ typedef struct pm_ref_linear_args {
 // y (n, rows) = factor * (x * w^T) + bias + add, or y (n, rows / 2) = silu(gate) * up of it
 void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size);
 
+// experts, weights (n, n_used) <- the greatest of softmax of logits (n, n_experts), greatest first, of equal ones the first;
+// normed: the weights of a row divided by their sum
+typedef struct pm_ref_route_args {
+    uint32_t n, n_experts, n_used;
+    const float *logits;
+    bool normed;
+} pm_ref_route_args;
+void pm_ref_route(const pm_ref_route_args *a, uint32_t *experts, double *weights);
+
 typedef struct pm_ref_rope_store_args {
     uint32_t n, n_heads, n_kv_heads, head_dim;
     const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)
@@ -65,11 +74,18 @@ typedef struct pm_ref_attend_args {
 // out (n, n_heads, head_dim)
 void pm_ref_attend(const pm_ref_attend_args *a, double *out, double *size);
 
-// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what top-k, top-p and min-p drop. Greedy is 1
-// for the lowest id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p and
-// min-p by as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at
-// +slack never. Returns how many ids have p > 0.
+// The distribution that one id is drawn from: p (n_valid) sums to 1, and is 0 for what the steps drop. Greedy is 1 for the lowest
+// id with the greatest logit. Ties with the last one kept are kept. `slack` moves the thresholds of top-p, min-p and typical-p by
+// as much mass, outwards where it is positive: an id with p > 0 at -slack must be drawn sometimes, one with p == 0 at +slack never.
+// Returns how many ids have p > 0.
 uint32_t pm_ref_sample(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, double slack, double *p);
+
+// adjusted (n_valid) = logits with bias (n_valid) and the penalties of what was seen (n_valid)
+void pm_ref_adjust(const float *logits, uint32_t n_valid, const struct pm_sampling *sampling, const float *bias,
+                   const uint32_t *seen, double *adjusted);
+
+// logprobs (n_valid) = ln softmax(logits)
+void pm_ref_logprobs(const float *logits, uint32_t n_valid, double *logprobs);
 
 #ifdef __cplusplus
 }

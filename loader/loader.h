@@ -39,6 +39,8 @@ typedef struct pm_vocab_data {
     pm_str regex;                 // pre-tokenizer split pattern as written in tokenizer.json; gguf's "pre" name is translated to it
     bool nfc;                     // normalise with NFC first
     bool add_bos;
+    bool add_end;   // an id goes behind a text that stands alone, as embedding models have it; never behind a prompt
+    int32_t end_id; // that one; below n_tokens
 } pm_vocab_data;
 
 // Opens a folder (config.json beside *.safetensors, single or sharded by index), one .safetensors file with its config.json
@@ -67,8 +69,8 @@ enum { PM_VIEW_COLS = 256, PM_VIEW_BYTES = PM_VIEW_COLS * 4 };
 // Writes rows [row, row + n_rows), columns [col, col + n_cols) of such a tensor to `out`, row after row, as whole blocks of its
 // dtype. Matrices in a stack count as one after the other. col is a multiple of PM_VIEW_COLS, n_cols at most that. Any thread.
 void pm_view_read(const pm_tensor_view *view, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out);
-// A row of any tensor as floats: exactly the values of the file.
-void pm_view_row(const pm_tensor_view *view, uint32_t row, float *values);
+// n elements of any tensor from number `first` on, both whole blocks of its dtype: exactly the values of the file.
+void pm_view_floats(const pm_tensor_view *view, uint64_t first, uint64_t n, float *values);
 
 // Decodes n elements (whole blocks) of `src` to floats: exactly the values the format defines (dequant.c, grid.c).
 void pm_dequant(pm_dtype dtype, const void *src, float *dst, size_t n);

@@ -169,22 +169,31 @@ void pm_view_read(const pm_tensor_view *view, uint32_t row, uint32_t n_rows, uin
     view->made->read(view->made, row, n_rows, col, n_cols, out);
 }
 
-void pm_view_row(const pm_tensor_view *view, uint32_t row, float *values) {
+// Columns [col, col + n) of a row that is made, col a multiple of PM_VIEW_COLS: from the file's own blocks where it has such.
+static void made_floats(const pm_tensor_view *view, uint32_t row, uint32_t col, uint32_t n, float *values) {
     const pm_made *made = view->made;
-    uint64_t cols = view->dims[view->n_dims ? view->n_dims - 1 : 0];
-    uint8_t made_here[PM_VIEW_BYTES];
-    if (!made) {
-        pm_dequant(view->dtype, view->data + row * bytes_of(view->dtype, cols), values, cols);
-        return;
-    }
+    uint8_t blocks[PM_VIEW_BYTES];
     if (made->from >= PM_DTYPE_COUNT) {
-        pm_dequant(made->from, made->data + row * bytes_of(made->from, cols), values, cols);
+        pm_dequant(made->from, made->data + row * bytes_of(made->from, made->cols) + bytes_of(made->from, col), values, n);
         return;
     }
-    for (uint64_t col = 0; col < cols; col += PM_VIEW_COLS) {
-        uint32_t n = cols - col < PM_VIEW_COLS ? (uint32_t)(cols - col) : PM_VIEW_COLS;
-        made->read(made, row, 1, (uint32_t)col, n, made_here);
-        pm_dequant(view->dtype, made_here, values + col, n);
+    made->read(made, row, 1, col, n, blocks);
+    pm_dequant(view->dtype, blocks, values, n);
+}
+
+void pm_view_floats(const pm_tensor_view *view, uint64_t first, uint64_t n, float *values) {
+    float strip[PM_VIEW_COLS];
+    if (!view->made) {
+        pm_dequant(view->dtype, view->data + bytes_of(view->dtype, first), values, (size_t)n);
+        return;
+    }
+    for (uint64_t i = first, cols = view->made->cols; i < first + n;) {
+        uint32_t col = (uint32_t)(i % cols), start = col / PM_VIEW_COLS * PM_VIEW_COLS;
+        uint32_t width = cols - start < PM_VIEW_COLS ? (uint32_t)(cols - start) : PM_VIEW_COLS;
+        uint64_t count = start + width - col < first + n - i ? start + width - col : first + n - i;
+        made_floats(view, (uint32_t)(i / cols), start, width, strip);
+        memcpy(values + (i - first), strip + (col - start), count * sizeof(*values));
+        i += count;
     }
 }
 

@@ -26,14 +26,37 @@ struct pm_row {
     uint rope; // table of angles that turns its sequence
 };
 
-// How the next token of one output is drawn. Order: temperature, top-k, top-p, min-p (transformers' order).
+// What narrows the ids that are drawn from, a step each, and takes the temperature: the digits of pm_sampling.steps.
+#define PM_STEP_TEMPERATURE 1u
+#define PM_STEP_TOP_K       2u
+#define PM_STEP_TOP_P       3u
+#define PM_STEP_MIN_P       4u
+#define PM_STEP_TYPICAL_P   5u
+#define PM_STEPS_USUAL      0x54321u // transformers' order
+
+// How the next token of one output is drawn.
 struct pm_sampling {
-    float temperature; // 0: greedy, the others are ignored
+    float temperature; // 0: greedy; then what follows up to `steps` is ignored
     float top_p;       // 1: off
     float min_p;       // 0: off
     uint top_k;        // 0: off
     uint seed_lo, seed_hi;
-    uint spare0, spare1;
+    float typical_p; // 0 or 1: off
+    uint steps;      // hexadecimal digits, the first step is the lowest; what is not there is off
+    // adjust only, before all that:
+    float repeat, inv_repeat; // factors on logits below and above zero of ids that occurred; 1: off
+    float presence, frequency;
+};
+
+// What adjust knows of an id: how often it was drawn, and whether the prompt has it.
+#define PM_SEEN_IN_PROMPT 0x80000000u
+#define PM_SEEN_COUNT     0x7fffffffu
+
+// An id and the logarithm of its probability.
+#define PM_MAX_LIKELY 20 // alternatives to the id that was drawn
+struct pm_likely {
+    uint id;
+    float logprob;
 };
 
 // y (n, rows) = epilogue(scale (n) * (x (n, cols) * W (rows, cols)^T)); matvec and matmul share it
@@ -50,6 +73,11 @@ struct pm_linear_args {
     float inv_dim; // 1 / columns under the norm
     float eps;
     uint part0; // PM_LINEAR_ADD: the part of out_squares that workgroup 0 of this dispatch writes
+
+    // Of a stack of matrices for experts: `rows` and `blocks` are those of one.
+    uint expert0, n_experts; // this dispatch has the matrices of the experts [expert0, expert0 + n_experts)
+    uint n_used;             // experts of a row of x
+    uint n_pairs;            // rows * n_used
 };
 
 // Bits of the EPILOGUE specialization constant of matvec and matmul.
@@ -57,10 +85,48 @@ struct pm_linear_args {
 #define PM_LINEAR_BIAS 2u // + bias (rows)
 #define PM_LINEAR_ADD  4u // y += ..., then normed = y * gain and out_squares = partial sums of y^2
 #define PM_LINEAR_GLU  8u // rows come in pairs gate, up: y (n, rows / 2) = silu(gate) * up
+// Kernels for experts: pairs are taken by expert, as `group` has sorted them
+#define PM_LINEAR_GROUPED 16u
 
 // What a workgroup of matmul computes: rows of W by rows of x, with PM_TILE_ROWS * PM_TILE_COLS / 16 invocations.
 #define PM_TILE_ROWS 64
 #define PM_TILE_COLS 32
+
+// A row's experts are its places 0 .. n_used - 1; pair number row * n_used + place says which expert, and what its result counts.
+struct pm_route {
+    uint expert;
+    float weight;
+};
+
+// Pairs order[first] .. order[first + count - 1], which have one expert; count 0: nothing to do.
+struct pm_tile {
+    uint expert;
+    uint first, count;
+};
+
+#define PM_MAX_EXPERTS 1024
+
+struct pm_route_args {
+    uint n_experts, n_used;
+    uint logits_stride;
+    uint normed; // 1: the weights of a row sum to 1
+};
+
+struct pm_group_args {
+    uint n_experts;
+    uint n_pairs;
+    uint tile_cols; // most pairs of a tile
+    uint n_tiles;   // to be written: as many as there can be
+};
+
+#define PM_SUM_COLS 256 // columns that a workgroup of experts_sum takes
+
+struct pm_experts_sum_args {
+    uint dim;
+    uint n_used;
+    uint stride; // of x, normed and of the pairs' products
+    uint squares_stride;
+};
 
 struct pm_embed_args {
     uint row0, rows; // rows of the table in this dispatch; other tokens are left to the other dispatches
@@ -107,6 +173,18 @@ struct pm_sample_args {
     uint vocab; // ids at and above it are padding and never drawn
     uint logits_stride;
     uint result0; // where in `results` the first output's id goes
+};
+
+struct pm_adjust_args {
+    uint vocab;
+    uint logits_stride, adjusted_stride;
+    uint count; // 1: the row's own token was drawn, and is counted first
+};
+
+struct pm_logprobs_args {
+    uint vocab;
+    uint logits_stride;
+    uint n; // alternatives
 };
 
 #endif

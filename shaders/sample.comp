@@ -1,7 +1,5 @@
-// A workgroup an output: draws the next id from a row of logits. See pm_op_sample in host/ops.h for the order and the method.
-// Thresholds are found by radix selection over the bits of the logits: a histogram of 256 buckets of the top byte among what is
-// still in question, the bucket where the wanted weight is reached, then the next byte. Integer weights make it exact and the
-// same for any workgroup size.
+// A workgroup an output: draws the next id from a row of logits. See pm_op_sample in host/ops.h for the order and the method;
+// backend/sampler.c does the same on the host, step by step.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -26,95 +24,7 @@ layout(binding = 5) buffer Results {
     uint results[];
 };
 
-const float LOWEST = -3.4028234e38;
-const float MASS_ONE = 1073741824.0; // 2^30: probabilities as integers
-
-shared float values[WORKGROUP];
-shared uint ids[WORKGROUP];
-shared uint histogram[256];
-shared uint chosen[2]; // bucket, and the weight that is left to find inside it
-
-float logit(uint id) {
-    float l = logits[gl_WorkGroupID.x * a.logits_stride + id];
-    return l > LOWEST ? l : LOWEST; // NaN too
-}
-
-// Keeps the order of floats.
-uint sort_key(float l) {
-    uint bits = floatBitsToUint(l);
-    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
-// The greatest value over the workgroup and the lowest id that has it; in values[0], ids[0] for all.
-void reduce_greatest(float value, uint id) {
-    uint lane = gl_LocalInvocationID.x;
-    barrier();
-    values[lane] = value;
-    ids[lane] = id;
-    barrier();
-    for (uint half_size = WORKGROUP / 2; half_size > 0; half_size /= 2) {
-        if (lane < half_size) {
-            float other = values[lane + half_size];
-            uint other_id = ids[lane + half_size];
-            if (other > values[lane] || (other == values[lane] && other_id < ids[lane])) {
-                values[lane] = other;
-                ids[lane] = other_id;
-            }
-        }
-        barrier();
-    }
-}
-
-float reduce_sum(float value) {
-    uint lane = gl_LocalInvocationID.x;
-    barrier();
-    values[lane] = value;
-    barrier();
-    for (uint half_size = WORKGROUP / 2; half_size > 0; half_size /= 2) {
-        if (lane < half_size)
-            values[lane] += values[lane + half_size];
-        barrier();
-    }
-    return values[0];
-}
-
-// Weight of an id in a selection: 1 when counting, else its share of the mass.
-uint weight(float l, float most, float inv_temperature, float inv_mass) {
-    return inv_mass == 0 ? 1u : uint(exp((l - most) * inv_temperature) * inv_mass * MASS_ONE);
-}
-
-// The greatest key t >= floor_key for which the ids with keys >= t weigh at least `target`; floor_key where all weigh less.
-uint select_key(uint target, uint floor_key, float most, float inv_temperature, float inv_mass) {
-    uint lane = gl_LocalInvocationID.x;
-    uint prefix = 0, left = target;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        barrier();
-        for (uint i = lane; i < 256; i += WORKGROUP)
-            histogram[i] = 0;
-        barrier();
-        uint known = shift == 24 ? 0u : 0xffffffffu << (shift + 8);
-        for (uint id = lane; id < a.vocab; id += WORKGROUP) {
-            float l = logit(id);
-            uint key = sort_key(l);
-            if (key >= floor_key && (key & known) == prefix)
-                atomicAdd(histogram[(key >> shift) & 255], weight(l, most, inv_temperature, inv_mass));
-        }
-        barrier();
-        if (lane == 0) {
-            uint bucket = 255, sum = 0;
-            while (bucket > 0 && sum + histogram[bucket] < left) {
-                sum += histogram[bucket];
-                bucket--;
-            }
-            chosen[0] = bucket;
-            chosen[1] = left - min(sum, left);
-        }
-        barrier();
-        prefix |= chosen[0] << shift;
-        left = chosen[1];
-    }
-    return max(prefix, floor_key);
-}
+#include "select.glsl"
 
 uvec3 pcg3d(uvec3 v) { // https://jcgt.org/published/0009/03/02/
     v = v * 1664525u + 1013904223u;
@@ -128,6 +38,8 @@ uvec3 pcg3d(uvec3 v) { // https://jcgt.org/published/0009/03/02/
     return v;
 }
 
+const float MOST_NOISE = 16.7; // what gumbel() gives is between -2.9 and this
+
 // -log(-log(u)) with u uniform in (0, 1). Near 1, log(u) is taken from 1 - u, which is exact there.
 float gumbel(pm_sampling s, uint pos, uint id) {
     uint bits = pcg3d(uvec3(s.seed_lo ^ (id * 0x9e3779b9u), s.seed_hi + pos, id)).x >> 9;
@@ -137,25 +49,73 @@ float gumbel(pm_sampling s, uint pos, uint id) {
     return -log(e);
 }
 
-// The lowest key that top-k, top-p and min-p leave.
-uint lowest_kept(pm_sampling s, float most) {
-    float inv_temperature = 1.0 / s.temperature;
-    uint kept = 0;
-    if (s.top_k > 0 && s.top_k < a.vocab)
-        kept = select_key(s.top_k, 0, most, inv_temperature, 0);
-    if (s.top_p < 1) {
-        float sum = 0;
+// Top-k, top-p or typical-p. Typical: the ids whose probability is nearest to exp(-entropy); ln p + entropy is the exponent less its
+// mean (https://arxiv.org/abs/2202.00666). They are a band too, since nearness falls to both sides.
+void keep_selected(uint step, pm_sampling s, inout band b) {
+    measure by = measure(0, step == PM_STEP_TYPICAL_P, 0);
+    if (step != PM_STEP_TOP_K) {
+        float sum = 0, weighted = 0;
         for (uint id = gl_LocalInvocationID.x; id < a.vocab; id += WORKGROUP) {
             float l = logit(id);
-            if (sort_key(l) >= kept)
-                sum += exp((l - most) * inv_temperature);
+            if (holds(b, l)) {
+                float e = exponent(b, l), p = exp(e);
+                sum += p;
+                weighted += p * max(e, -1e30); // never 0 times infinity
+            }
         }
         float mass = reduce_sum(sum);
-        kept = select_key(max(uint(s.top_p * MASS_ONE), 1), kept, most, inv_temperature, 1.0 / mass);
+        by.inv_mass = 1.0 / mass;
+        if (by.typical)
+            by.centre = reduce_sum(weighted) / mass;
     }
-    if (s.min_p > 0)
-        kept = max(kept, sort_key(most + s.temperature * log(s.min_p)));
-    return kept;
+    float part = by.typical ? s.typical_p : s.top_p;
+    uint target = step == PM_STEP_TOP_K ? s.top_k : max(uint(part * MASS_ONE), 1);
+    uint key = select_key(target, by, b);
+    if (!by.typical) {
+        b.low = max(b.low, key);
+        return;
+    }
+    barrier();
+    if (gl_LocalInvocationID.x == 0) {
+        chosen[0] = 0xffffffffu;
+        chosen[1] = 0;
+    }
+    barrier();
+    for (uint id = gl_LocalInvocationID.x; id < a.vocab; id += WORKGROUP) {
+        float l = logit(id);
+        if (holds(b, l) && rank_key(by, b, l) >= key) {
+            atomicMin(chosen[0], sort_key(l));
+            atomicMax(chosen[1], sort_key(l));
+        }
+    }
+    barrier();
+    if (chosen[0] <= chosen[1]) {
+        b.low = chosen[0];
+        b.high = chosen[1];
+        b.most = float_of(b.high);
+    }
+}
+
+bool selects(uint step, pm_sampling s) {
+    return (step == PM_STEP_TOP_K && s.top_k > 0 && s.top_k < a.vocab) || (step == PM_STEP_TOP_P && s.top_p < 1) ||
+           (step == PM_STEP_TYPICAL_P && s.typical_p > 0 && s.typical_p < 1);
+}
+
+// What all steps leave.
+band narrow(pm_sampling s, float most) {
+    band b = band(0, sort_key(most), most, 1, 1);
+    for (uint steps = s.steps; steps != 0; steps >>= 4) {
+        uint step = steps & 15;
+        if (step == PM_STEP_TEMPERATURE) {
+            b.temperature = s.temperature;
+            b.inv_temperature = 1.0 / s.temperature;
+        }
+        if (step == PM_STEP_MIN_P && s.min_p > 0)
+            b.low = max(b.low, min(sort_key(b.most + b.temperature * log(s.min_p)), sort_key(b.most)));
+        if (selects(step, s))
+            keep_selected(step, s, b);
+    }
+    return b;
 }
 
 void main() {
@@ -163,27 +123,21 @@ void main() {
     pm_sampling s = sampling[m];
     pm_row row = rows[index[m]];
 
-    float best = LOWEST;
-    uint best_id = lane < a.vocab ? lane : 0;
-    for (uint id = lane; id < a.vocab; id += WORKGROUP) {
-        float l = logit(id);
-        if (l > best) {
-            best = l;
-            best_id = id;
-        }
-    }
+    float best;
+    uint best_id;
+    greatest_of_lane(best, best_id);
     reduce_greatest(best, best_id);
 
     if (s.temperature > 0) {
-        float most = values[0];
-        uint kept = min(lowest_kept(s, most), sort_key(most));
+        band b = narrow(s, values[0]);
         best = LOWEST;
         best_id = ids[0];
         for (uint id = lane; id < a.vocab; id += WORKGROUP) {
             float l = logit(id);
-            if (sort_key(l) < kept)
+            float cooled = (l - b.most) / s.temperature;
+            if (!holds(b, l) || cooled + MOST_NOISE < best) // most ids never had a chance
                 continue;
-            float noisy = (l - most) / s.temperature + gumbel(s, row.pos, id);
+            float noisy = cooled + gumbel(s, row.pos, id);
             if (noisy > best) {
                 best = noisy;
                 best_id = id;

@@ -23,9 +23,10 @@ static pm_status encode(const pm_model *model, const char *text, prompt *p) {
 
 static pm_status stream(const pm_model *model, pm_session *session, const prompt *p) {
     const pm_tokenizer *tok = pm_model_tokenizer(model);
-    const pm_sampler greedy = {0, 0, 0, 0, 0};
+    pm_sampler greedy;
     pm_utf8_stream utf8 = {{0, 0, 0, 0}, 0};
     char text[4096];
+    memset(&greedy, 0, sizeof greedy);
     if (pm_tokenizer_text_max(tok) > sizeof text)
         return PM_ERR_UNSUPPORTED;
     PM_TRY(pm_session_start(session, 0, p->ids, p->n, &greedy));
@@ -57,7 +58,7 @@ static pm_status begin_both(const pm_tokenizer *tok, pm_session *session, const 
 }
 
 int main(int argc, char **argv) {
-    const pm_session_options options = {512, 2, 0, 0, PM_PRECISION_F16, false};
+    const pm_session_options options = {512, 2, 0, 0, PM_PRECISION_F16, PM_KV_DEFAULT, false};
     pm_device *dev = NULL;
     pm_model *model = NULL;
     pm_session *session = NULL;

@@ -109,9 +109,7 @@ static inline float *floats_of(const pm_tensor_view *t, size_t *n) {
     *n = (size_t)(t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]);
     float *values = malloc(*n * sizeof(*values) + 1);
     assert_non_null(values);
-    size_t cols = (size_t)t->dims[t->n_dims ? t->n_dims - 1 : 0];
-    for (size_t row = 0; cols && row < *n / cols; row++)
-        pm_view_row(t, (uint32_t)row, values + row * cols);
+    pm_view_floats(t, 0, *n, values);
     return values;
 }
 

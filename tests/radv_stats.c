@@ -46,6 +46,15 @@ static const variant variants[] = {
     {"matmul_", "qkv", 2, {128, PM_LINEAR_NORM}},
     {"matmul_", "add", 2, {128, PM_LINEAR_ADD}},
     {"matmul_", "glu", 2, {128, PM_LINEAR_NORM | PM_LINEAR_GLU}},
+    {"experts_matvec_", "glu, 1 pair", 5, {64, PM_LINEAR_NORM | PM_LINEAR_GLU, 32, 2, 1}},
+    {"experts_matvec_", "add, 1 row", 5, {64, PM_LINEAR_ADD, 32, 2, 1}},
+    {"experts_matvec_", "glu, grouped", 5, {64, PM_LINEAR_NORM | PM_LINEAR_GLU | PM_LINEAR_GROUPED, 32, 2, 8}},
+    {"experts_matvec_", "down, grouped", 5, {64, PM_LINEAR_GROUPED, 32, 2, 8}},
+    {"experts_matmul_", "glu", 2, {128, PM_LINEAR_NORM | PM_LINEAR_GLU | PM_LINEAR_GROUPED}},
+    {"experts_matmul_", "down", 2, {128, PM_LINEAR_GROUPED}},
+    {"route", "", 1, {64}},
+    {"group", "", 1, {128}},
+    {"experts_sum", "", 1, {64}},
     {"matmul_cm_", "qkv", 9, {128, PM_LINEAR_NORM, 32, 16, 16, 16, 128, 64, 2}},
     {"matmul_cm_", "add", 9, {128, PM_LINEAR_ADD, 32, 16, 16, 16, 128, 64, 2}},
     {"matmul_cm_", "glu", 9, {128, PM_LINEAR_NORM | PM_LINEAR_GLU, 32, 16, 16, 16, 128, 64, 2}},
@@ -55,7 +64,9 @@ static const variant variants[] = {
     {"attend_q", "head 128, group 4", 3, {64, 128, 4}},
     {"attend_q", "head 64, group 5", 3, {32, 64, 5}},
     {"attend_merge", "", 2, {64, 128}},
-    {"sample", "", 1, {128}},
+    {"adjust", "", 1, {128}},
+    {"sample", "", 1, {512}},
+    {"logprobs", "", 1, {512}},
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 

@@ -1,6 +1,6 @@
-// Quantized checkpoints in safetensors against numpy's and ml_dtypes' dequantization of the same files (tests/make_quant_data.py):
-// every value bit for bit, logits of the forward pass on top of them; that they stay narrow on the device; and files that are not
-// in order.
+// Quantized checkpoints in safetensors against numpy's and ml_dtypes' dequantization of the same files
+// (tests/make_quantized_data.py): every value bit for bit, logits of the forward pass on top of them; that they stay narrow on the
+// device; and files that are not in order.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

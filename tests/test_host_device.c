@@ -255,6 +255,9 @@ static const pm_device_info some_gpu = {
     .f16_arithmetic = true,
     .f16_storage = true,
     .subgroup_arithmetic = true,
+    .subgroup_size_control = true,
+    .subgroup_min = 32,
+    .subgroup_max = 64,
     .int_dot = true,
     .n_coopmats = 1,
     .coopmats = {{16, 16, 16, "f16", "f32"}},
@@ -283,9 +286,16 @@ static void caps_follow_the_device(void **state) {
     pm_device_info info = some_gpu;
     pm_caps_fill(&info, &caps);
     assert_int_equal(caps.has, PM_NEED_SUBGROUP | PM_NEED_F16 | PM_NEED_INT_DOT | PM_NEED_COOPMAT);
-    assert_true(caps.use_tiles);
+    assert_true(caps.use_tiles && caps.use_coopmat);
+    assert_int_equal(caps.coopmat.subgroup, 32);
+    assert_int_equal(caps.coopmat.rows % caps.coopmat.workgroup, 0);
     assert_int_equal(caps.max_binding, info.max_binding);
     assert_false(caps.map_device);
+
+    info.subgroup_size_control = false; // the kernel could not know how many matrices are whose
+    pm_caps_fill(&info, &caps);
+    assert_int_equal(caps.has & PM_NEED_COOPMAT, 0);
+    assert_true(caps.use_tiles && !caps.use_coopmat);
 
     info = (pm_device_info){.type = PM_DEVICE_CPU, .unified_memory = true, .f16_arithmetic = true}; // fp16 without its storage
     pm_caps_fill(&info, &caps);

@@ -50,7 +50,7 @@ static float *weights_of(const pm_file *file, const char *name, size_t *n) {
 }
 
 static pm_dtype dtype_of(const char *name) {
-    for (int i = 0; i < PM_DTYPE_COUNT; i++)
+    for (int i = 0; i < PM_GGUF_DTYPE_COUNT; i++)
         if (strcmp(pm_dtype_get((pm_dtype)i)->name, name) == 0)
             return (pm_dtype)i;
     fail_msg("no type %s", name);
@@ -108,7 +108,7 @@ static void odd_blocks_decode_to_something_near(void **state) {
     float x[256];
     for (size_t f = 0; f < sizeof(fills) / sizeof(fills[0]); f++)
         for (int kind = 0; kind < 3; kind++)
-            for (int d = 0; d < PM_DTYPE_COUNT; d++) {
+            for (int d = 0; d < PM_GGUF_DTYPE_COUNT; d++) {
                 for (int i = 0; i < 256; i++)
                     x[i] = kind == 0 ? fills[f] : kind == 1 ? (i == 77 ? fills[f] : 0) : fills[f] * (float)(i % 3 - 1);
                 float *back = round_trip((pm_dtype)d, x, 256);
