@@ -81,8 +81,19 @@ static const char *scaling_name(const pm_config *c) {
 }
 
 static const char *template_family(pm_str text) {
-    static const char *const names[] = {[PM_CHAT_NONE] = "unknown", [PM_CHAT_QWEN3] = "Qwen3", [PM_CHAT_CHATML] = "ChatML"};
-    return names[pm_chat_recognise(text)];
+    static const char *const names[] = {
+        [PM_CHAT_NONE] = "unknown",  [PM_CHAT_QWEN3] = "Qwen3",    [PM_CHAT_QWEN2] = "Qwen2.5",
+        [PM_CHAT_CHATML] = "ChatML", [PM_CHAT_LLAMA3] = "Llama 3",
+    };
+    static const char *const guesses[] = {
+        [PM_CHAT_NONE] = "unknown",
+        [PM_CHAT_QWEN3] = "a stranger, as Qwen3",
+        [PM_CHAT_QWEN2] = "a stranger, as Qwen2.5",
+        [PM_CHAT_CHATML] = "a stranger, as ChatML",
+        [PM_CHAT_LLAMA3] = "a stranger, as Llama 3",
+    };
+    pm_chat_style style = pm_chat_recognise(text);
+    return style.guessed ? guesses[style.format] : names[style.format];
 }
 
 static double bits_each(const sum *s) {

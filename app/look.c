@@ -6,6 +6,7 @@
 #include "app/app.h"
 #include "app/lines.h"
 #include "app/messages.h"
+#include "app/style.h"
 #include "backend/tokenizer.h"
 
 enum { MAX_TEXT = 256 << 20 }; // bytes
@@ -57,10 +58,8 @@ static pm_status tokenize_json(const state *s, char *line, size_t size, cJSON **
 // ---- template -----------------------------------------------------------------------------------------------------------
 
 static pm_status render(const state *s, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text) {
-    pm_chat_format format;
-    PM_TRY(pm_chat_render(s->template_text, messages, n, options, text, &format));
-    if (format == PM_CHAT_CHATML)
-        pm_log(PM_LOG_WARN, "the model's chat template is a stranger: plain ChatML is used in its place");
+    PM_TRY(pm_chat_render(s->template_text, messages, n, options, text, NULL));
+    app_style_warn(s->template_text);
     return PM_OK;
 }
 

@@ -238,6 +238,13 @@ bool app_parse(const app_command *command, int argc, char **argv, void *values, 
     return *exit_code == APP_EXIT_OK;
 }
 
+pm_status app_set(const app_command *c, const char *name, const char *text, void *values) {
+    for (int i = 0; i < c->n_options; i++)
+        if (!strncmp(c->options[i].name, "--", 2) && !strcmp(c->options[i].name + 2, name))
+            return store(&c->options[i], text, values);
+    return pm_fail(PM_ERR_USAGE, "nothing to set is called \"%s\"", name);
+}
+
 // ---- the program as a child -------------------------------------------------------------------------------------------
 
 void app_try_with_itself(const char *called) {

@@ -16,17 +16,16 @@ static pm_tensor *place_of(pm_model *m, const pm_weight *w) {
     return (pm_tensor *)(owner + w->offset);
 }
 
-static void read_rows(const void *part, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
-    const pm_weight_part *p = part;
-    pm_view_read(p->view, p->row0 + row, n_rows, col, n_cols, out);
+static void read_rows(const void *view, uint32_t row, uint32_t n_rows, uint32_t col, uint32_t n_cols, uint8_t *out) {
+    pm_view_read(view, row, n_rows, col, n_cols, out);
 }
 
 // Rows that are copied as they stand, or that the loader makes.
 static pm_pack_part part_of(const pm_weight_part *part) {
     const pm_tensor_view *t = part->view;
     if (!t->data)
-        return (pm_pack_part){part, t->dtype, part->rows, read_rows};
-    return (pm_pack_part){t->data + part->row0 * (pm_weight_part_bytes(part) / part->rows), t->dtype, part->rows, NULL};
+        return (pm_pack_part){t, t->dtype, part->rows, read_rows, part->row0};
+    return (pm_pack_part){t->data + part->row0 * (pm_weight_part_bytes(part) / part->rows), t->dtype, part->rows, NULL, 0};
 }
 
 static pm_status load(loading *l, const pm_weight *w) {

@@ -269,6 +269,44 @@ const pm_profile_row *pm_session_profile(const pm_session *session, int *n);
 // Records every pass anew instead of replaying recordings: for tests that prove both give the same bits.
 void pm_session_set_replay(pm_session *session, bool replay);
 
+// ---- dialog -----------------------------------------------------------------------------------------------------------
+
+// A conversation in one sequence of a session, which nobody else uses meanwhile. Each answer is told the whole conversation, and
+// only what the sequence does not hold yet is run. Its answers may be of different conversations: what they share at the beginning
+// is run once.
+typedef struct pm_dialog pm_dialog;
+
+typedef struct pm_dialog_options {
+    pm_sampler sampler;       // its history is the dialog's to set
+    uint32_t think_budget;    // ids of thinking, after which it is ended by words that say so; 0: no bound
+    const char *const *stops; // strings that end the answer's text before them, as pm_stops_open takes them; read by start only
+    int n_stops;
+} pm_dialog_options;
+
+// Must be closed before the session.
+pm_status pm_dialog_open(pm_session *session, int seq, pm_dialog **dialog);
+void pm_dialog_close(pm_dialog **dialog);
+
+// Begins an answer: renders the messages as pm_chat_render does, with its errors; PM_ERR_CONTEXT where they do not fit, else as
+// pm_session_start. An answer that is not ended yet is. chat->add_generation_prompt is the caller's to set.
+pm_status pm_dialog_start(pm_dialog *dialog, const pm_chat_message *messages, int n, const pm_chat_options *chat,
+                          const pm_dialog_options *options);
+// The same for a prompt of n >= 1 ids.
+pm_status pm_dialog_start_ids(pm_dialog *dialog, const int32_t *ids, size_t n, const pm_dialog_options *options);
+// The next id, as pm_session_next; *text is what it completes, control tokens left out: a view until the next call, often empty.
+pm_status pm_dialog_next(pm_dialog *dialog, int32_t *id, pm_str *text);
+// Was one of the stops complete? Then the caller ends the answer.
+bool pm_dialog_is_stopped(const pm_dialog *dialog);
+// Ends the answer: it may be cut short anywhere. *text: what was left of an unfinished character.
+pm_status pm_dialog_finish(pm_dialog *dialog, pm_str *text);
+// Ends it without a word about its text, as after an error.
+pm_status pm_dialog_end(pm_dialog *dialog);
+
+// The answer as far as it came, sorted; complete after finish. NULL before the first start; until the next one.
+const pm_turn *pm_dialog_turn(const pm_dialog *dialog);
+// Of the last prompt: ids that were run, and ids that the sequence held already.
+void pm_dialog_counts(const pm_dialog *dialog, uint32_t *n_run, uint32_t *n_reused);
+
 // ---- plan -------------------------------------------------------------------------------------------------------------
 
 // What a model and a session would take of a device, and what fits.

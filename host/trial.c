@@ -134,14 +134,15 @@ static matrix weights(pm_lab *lab, pm_dtype dtype, uint32_t rows, uint32_t cols)
     }
     pm_ref_decode(dtype, blocks, count, values);
     matrix m = {.values = values};
-    try_status(lab, pm_pack_matrix(lab->packer, &(pm_pack_part){blocks, dtype, rows}, 1, cols, PM_PACK_STACKED, &m.packed));
+    try_status(lab, pm_pack_matrix(lab->packer, &(pm_pack_part){.data = blocks, .dtype = dtype, .rows = rows}, 1, cols,
+                                   PM_PACK_STACKED, &m.packed));
     try_status(lab, pm_packer_finish(lab->packer));
     return m;
 }
 
 static pm_tensor vector(pm_lab *lab, const float *values, uint32_t n) {
     pm_tensor t = {.rows = 0};
-    try_status(lab, pm_pack_vector(lab->packer, &(pm_pack_part){values, PM_F32, n}, 1, &t));
+    try_status(lab, pm_pack_vector(lab->packer, &(pm_pack_part){.data = values, .dtype = PM_F32, .rows = n}, 1, &t));
     try_status(lab, pm_packer_finish(lab->packer));
     return t;
 }
