@@ -53,6 +53,8 @@ same "$answer" $run
 
 # ---- caches -----------------------------------------------------------------------------------------------------------------
 
+rm -rf "$tmp/cache"
+same "$answer" $run
 verdicts=$(ls "$tmp"/cache/verdicts-*.txt)
 cp "$verdicts" "$tmp/good"
 # What a file says of each kernel, without numbers that vary.
