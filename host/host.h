@@ -18,6 +18,9 @@ pm_status pm_device_open_dry(const pm_device_info *info, pm_device **dev);
 // Bytes still free for us on a heap.
 uint64_t pm_device_heap_free(const pm_device *dev, int heap);
 
+// Of all kernels of this build, in hex: two builds with the same run the same code.
+const char *pm_shader_hash(void);
+
 // Rows of a prompt that a pass should take on this device.
 uint32_t pm_device_chunk(const pm_device *dev);
 

@@ -83,6 +83,10 @@ static bool cache_path(const pm_device *dev, char *path, size_t size) {
     return n > 0 && (size_t)n < size;
 }
 
+const char *pm_shader_hash(void) {
+    return PM_SHADER_HASH;
+}
+
 // The data of a cache file, if it is whole and was made by this very device and driver; else NULL.
 static const void *cache_data(const pm_device *dev, const char *file, size_t file_size, cache_header *header) {
     VkPipelineCacheHeaderVersionOne made_by;
