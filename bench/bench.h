@@ -28,6 +28,7 @@ typedef struct bench_pairs {
 
 typedef struct bench_models {
     const char *paths[BENCH_MAX_MODELS];
+    char names[BENCH_MAX_MODELS][48]; // of synthetic ones
     int n;
 } bench_models;
 
@@ -121,6 +122,7 @@ pm_status bench_list_read(const char *option, const char *text, bench_list *list
 // For the table of options: each appends one.
 pm_status bench_pair_read(const app_option *option, const char *text, void *pairs);
 pm_status bench_model_read(const app_option *option, const char *text, void *models);
+pm_status bench_synthetic_read(const app_option *option, const char *text, void *models);
 
 // Makes a sequence of the session hold exactly ids[0, depth). *filled is how many of them it already began with.
 pm_status bench_fill(pm_session *session, int seq, const int32_t *ids, uint32_t depth, uint32_t *filled);

@@ -1,6 +1,7 @@
 // Lists of numbers as llama-bench reads them: "1,4,16", "8-64*2", "0-4096+1024".
 #include "bench/bench.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 static bool read_number(const char **p, uint32_t *value) {
@@ -78,7 +79,17 @@ pm_status bench_pair_read(const app_option *option, const char *text, void *valu
 pm_status bench_model_read(const app_option *option, const char *text, void *value) {
     bench_models *models = value;
     if (models->n == BENCH_MAX_MODELS)
-        return pm_fail(PM_ERR_USAGE, "%s is given more than %d times", option->letter, BENCH_MAX_MODELS);
+        return pm_fail(PM_ERR_USAGE, "%s %s: more than %d models", option->name, text, BENCH_MAX_MODELS);
     models->paths[models->n++] = text;
     return PM_OK;
+}
+
+pm_status bench_synthetic_read(const app_option *option, const char *text, void *value) {
+    bench_models *models = value;
+    if (models->n < BENCH_MAX_MODELS) {
+        char *name = models->names[models->n];
+        snprintf(name, sizeof(models->names[0]), "synthetic:%s", text);
+        text = name;
+    }
+    return bench_model_read(option, text, value);
 }

@@ -16,7 +16,9 @@ static const char *const outputs[] = {"md", "csv", "json", "jsonl", "sql", NULL}
 // clang-format off
 static const app_option options[] = {
     {.name = "--model", .letter = "-m", .value = "MODEL", .help = "folder, .safetensors, .gguf; again: the next",
-     .kind = APP_READ, .read = bench_model_read, .required = true, AT(models)},
+     .kind = APP_READ, .read = bench_model_read, AT(models)},
+    {.name = "--synthetic", .value = "MODEL", .help = "made up, no file: qwen3-4b:q4_k_m", .kind = APP_READ, .read = bench_synthetic_read,
+     AT(models)},
     {.name = "--n-prompt", .letter = "-p", .value = "64,512", .help = "prompts of so many tokens (64); 0: none", .kind = APP_TEXT,
      AT(prompts)},
     {.name = "--n-gen", .letter = "-n", .value = "16", .help = "generate so many tokens (16); 0: none", .kind = APP_TEXT, AT(gens)},
@@ -60,6 +62,8 @@ static pm_status check_peer(const bench_options *o) {
 }
 
 static pm_status read_options(bench_options *o) {
+    if (o->models.n == 0)
+        return pm_fail(PM_ERR_USAGE, "-m or --synthetic is missing; pumice-bench --help tells more");
     if (!o->prompts)
         o->prompts = o->ops ? "1,8,64" : "64";
     PM_TRY(bench_list_read("-p", o->prompts, &o->n_prompt));

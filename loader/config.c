@@ -192,9 +192,9 @@ static bool is_needed(const pm_config *c, need when) {
     return true;
 }
 
-static pm_status check_shape(const char *path, const pm_config *c, const implied *want, const pm_tensor_view *have) {
-    uint64_t rows = extent_of(c, want->rows), cols = extent_of(c, want->cols);
-    int n_dims = want->cols == NONE ? 1 : 2;
+static pm_status check_shape(const char *path, const pm_tensor_view *have, uint64_t rows, uint64_t cols) {
+    int n_dims = cols ? 2 : 1;
+    cols = cols ? cols : 1;
     if (have->n_dims == n_dims && have->dims[0] == rows && have->dims[1] == cols)
         return PM_OK;
     const char *more = have->n_dims > 2 ? ", ..." : "";
@@ -203,15 +203,40 @@ static pm_status check_shape(const char *path, const pm_config *c, const implied
                    (unsigned long long)cols);
 }
 
-static pm_status check_implied(const char *path, const pm_file *file, const implied *want, const char *prefix) {
-    if (!is_needed(&file->config, want->need))
-        return PM_OK;
-    char name[64];
-    snprintf(name, sizeof(name), "%s%s", prefix, want->name);
-    const pm_tensor_view *have = pm_file_find(file, name);
+typedef pm_status (*add_tensor)(void *user, const char *name, uint64_t rows, uint64_t cols);
+
+static pm_status imply_all(const pm_config *c, const implied *want, size_t n, const char *prefix, add_tensor add, void *user) {
+    for (size_t i = 0; i < n; i++, want++) {
+        char name[64];
+        if (!is_needed(c, want->need))
+            continue;
+        snprintf(name, sizeof(name), "%s%s", prefix, want->name);
+        PM_TRY(add(user, name, extent_of(c, want->rows), want->cols == NONE ? 0 : extent_of(c, want->cols)));
+    }
+    return PM_OK;
+}
+
+pm_status pm_config_imply(const pm_config *config, add_tensor add, void *user) {
+    PM_TRY(imply_all(config, model_tensors, sizeof(model_tensors) / sizeof(model_tensors[0]), "", add, user));
+    for (uint32_t layer = 0; layer < config->n_layers; layer++) {
+        char prefix[24];
+        snprintf(prefix, sizeof(prefix), "blk.%u.", layer);
+        PM_TRY(imply_all(config, layer_tensors, sizeof(layer_tensors) / sizeof(layer_tensors[0]), prefix, add, user));
+    }
+    return PM_OK;
+}
+
+typedef struct checking {
+    const char *path;
+    const pm_file *file;
+} checking;
+
+static pm_status check_implied(void *user, const char *name, uint64_t rows, uint64_t cols) {
+    const checking *c = user;
+    const pm_tensor_view *have = pm_file_find(c->file, name);
     if (!have)
-        return pm_fail(PM_ERR_FILE, "%s: tensor %s is missing", path, name);
-    return check_shape(path, &file->config, want, have);
+        return pm_fail(PM_ERR_FILE, "%s: tensor %s is missing", c->path, name);
+    return check_shape(c->path, have, rows, cols);
 }
 
 // Tensors nobody asked for are ignored, but not those that would change the result: the model is then not what its name says.
@@ -230,13 +255,7 @@ static pm_status check_unexplained(const char *path, const pm_file *file) {
 }
 
 pm_status pm_config_check_tensors(const char *path, const pm_file *file) {
-    for (size_t i = 0; i < sizeof(model_tensors) / sizeof(model_tensors[0]); i++)
-        PM_TRY(check_implied(path, file, &model_tensors[i], ""));
-    for (uint32_t layer = 0; layer < file->config.n_layers; layer++) {
-        char prefix[24];
-        snprintf(prefix, sizeof(prefix), "blk.%u.", layer);
-        for (size_t i = 0; i < sizeof(layer_tensors) / sizeof(layer_tensors[0]); i++)
-            PM_TRY(check_implied(path, file, &layer_tensors[i], prefix));
-    }
+    checking c = {path, file};
+    PM_TRY(pm_config_imply(&file->config, check_implied, &c));
     return check_unexplained(path, file);
 }

@@ -79,6 +79,13 @@ rows = db.execute("SELECT n_prompt, n_gen, avg_ts > 0, typeof(max_ts), ttft_ms F
 assert rows == [(8, 0, 1, "real", None), (0, 4, 1, "real", None)], rows' "$out" || bad "no SQL" "-o sql"
 fi
 
+# A model without a file: the shapes and bytes of the real one, the same ids at each run.
+expect 0 '*' '*' "$bench" --synthetic qwen3-0.6b:q4_k_m -p 2 -n 0 -r 1 -o jsonl
+grep -q '"model_type":"qwen3 0.6B Q4_K","model_size":[0-9]*,"model_n_params":596049920' "$out" || bad "other dimensions" --synthetic
+expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-5b:q4_k_m
+expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-4b:q4_z
+expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-4b
+
 # ---- operations ---------------------------------------------------------------------------------------------------------------
 
 "$bench" -m "$model" --ops -p 1,8 >"$out" 2>"$err"
