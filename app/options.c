@@ -30,7 +30,7 @@ static void print_usage(const app_command *c) {
     printf("usage: %s%s", program(c), c->name);
     for (int i = 0; i < c->n_options; i++)
         if (is_operand(&c->options[i]))
-            printf(c->options[i].required ? " %s" : " [%s]", c->options[i].name);
+            printf(c->options[i].required ? " %s%s" : " [%s%s]", c->options[i].name, c->options[i].many ? "..." : "");
     printf(" [options]\n%s\n", c->summary);
 }
 
@@ -142,7 +142,7 @@ static const app_option *find_option(const app_command *c, const char *argument)
 
 static const app_option *find_operand(const app_command *c, int number) {
     for (int i = 0; i < c->n_options; i++)
-        if (is_operand(&c->options[i]) && number-- == 0)
+        if (is_operand(&c->options[i]) && (number-- == 0 || c->options[i].many))
             return &c->options[i];
     return NULL;
 }

@@ -129,4 +129,7 @@ pm_status bench_fill(pm_session *session, int seq, const int32_t *ids, uint32_t 
 // n ids, the same in every run: what is in the weights decides nothing. pm_malloc'ed, the caller's.
 pm_status bench_make_ids(const pm_model *model, uint32_t n, int32_t **ids);
 
+// `pumice-bench report`: summary.c.
+extern const app_command bench_merge;
+
 #endif

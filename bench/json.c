@@ -1,5 +1,6 @@
 // A row of the report as a JSON object: llama-bench's fields with its meaning, null where they mean nothing here, and what it does
 // not tell.
+#include "bench/merge.h"
 #include "bench/report.h"
 
 #include <cjson/cJSON.h>
@@ -84,9 +85,11 @@ static void put_model(json *j, const bench_report *r, const char *type) {
     put_text(j, "model_type", type);
     put_number(j, "model_size", (double)r->subject->size);
     put_number(j, "model_n_params", (double)r->subject->n_params);
+    put_text(j, "model_label", r->subject->type); // the same for the peer's rows
 }
 
 static void put_engine(json *j, const bench_report *r, bool is_peer) {
+    put_number(j, "format", BENCH_FORMAT);
     put_text(j, "engine", is_peer ? "llama.cpp" : "pumice");
     put_text(j, "build_commit", is_peer ? r->peer.build : PM_VERSION);
     put_nulls(j, (const char *const[]){"build_number", "cpu_info", NULL});
@@ -155,7 +158,7 @@ static void put_row(json *j, const bench_report *r, const bench_line *l) {
     put_text(j, "shader_hash", l->is_peer ? NULL : pm_shader_hash());
     put_text(j, "cpu_governor", r->machine.governor[0] ? r->machine.governor : NULL);
     put_known(j, "cpu_load_before", r->machine.load);
-    put_nulls(j, (const char *const[]){"watts", "joules_per_token", "kl_vs_ref", "greedy_match", NULL});
+    put_nulls(j, (const char *const[]){"watts", "joules_per_token", "kl_vs_ref", "greedy_match", "proof", NULL});
     put_known(j, "cpu_s_per_token", l->cpu_seconds);
     put_known(j, "ratio_to_peer", l->ratio > 0 ? l->ratio : -1);
 }
@@ -164,6 +167,7 @@ static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t dep
     double ns = (double)op->ns, count = (double)op->count;
     put_engine(j, r, false);
     put_device(j, r->subject->device);
+    put_text(j, "type_k", app_context_kv_name(&r->options->context));
     put_number(j, "n_rows", n_rows);
     put_number(j, "n_depth", depth);
     put_text(j, "kernel", op->kernel);

@@ -210,7 +210,7 @@ static const app_command command = {
     .alone = true,
     .options = options,
     .n_options = sizeof(options) / sizeof(*options),
-    .notes = "Ctrl-C keeps the rows that are finished.",
+    .notes = "Ctrl-C keeps the rows that are finished.\npumice-bench report a.json b.json -o page.html compares.",
     .run = run,
 };
 
@@ -219,16 +219,17 @@ static int run(int argc, char **argv) {
     int exit_code;
     if (!app_parse(&command, argc, argv, &o, &exit_code))
         return exit_code;
-    cJSON_Hooks hooks = {.malloc_fn = pm_malloc, .free_fn = pm_free};
-    cJSON_InitHooks(&hooks);
     return app_exit(measure(&o));
 }
 
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--version"))
         return puts("pumice-bench " PM_VERSION) < 0;
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = pm_malloc, .free_fn = pm_free});
+    if (argc > 1 && !strcmp(argv[1], "report"))
+        return bench_merge.run(argc - 2, argv + 2);
     if (argc > 1)
         return command.run(argc - 1, argv + 1);
-    fputs("usage: pumice-bench -m MODEL [options]; pumice-bench --help tells more\n", stderr);
+    fputs("usage: pumice-bench -m MODEL [options], or pumice-bench report FILES; --help tells more\n", stderr);
     return APP_EXIT_USAGE;
 }

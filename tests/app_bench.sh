@@ -64,7 +64,7 @@ awk -F '"avg_ns":|"avg_ts":|"n_seqs":|"min_ts":|"max_ts":|"median_ts":' '
 
 expect 0 '*' '*' "$bench" -m "$model" -p 8 -n 4 -r 1 -o csv
 awk -F ',' 'NR == 1 { n = NF } END { exit NR != 3 || n < 60 }' "$out" || bad "not a head and two rows" "-o csv"
-grep -q '^engine,build_commit,.*,model_filename,model_type,model_size,.*,n_prompt,n_gen,n_depth,test_time,avg_ns,stddev_ns,avg_ts,stddev_ts,' \
+grep -q '^format,engine,build_commit,.*,model_filename,model_type,model_size,.*,n_prompt,n_gen,n_depth,test_time,avg_ns,stddev_ns,avg_ts,stddev_ts,' \
     "$out" || bad "the names are not llama-bench's" "-o csv"
 if command -v python3 >/dev/null; then
     python3 -c 'import csv, sys
