@@ -1,7 +1,9 @@
 // pumice run: one prompt, one answer, streamed to stdout; what it took is told on stderr.
 #include "app/run.h"
+#include "app/style.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 // ---- options ----------------------------------------------------------------------------------------------------------
 
@@ -25,11 +27,17 @@ static const app_option options[] = {
     APP_CONTEXT_OPTIONS(run_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
+    {.name = "--tools", .value = "FILE", .help = "JSON: a list of functions that it may call", .kind = APP_TEXT, .rare = true,
+     AT(tools)},
+    APP_SHOW_OPTION(run_options, show, true),
+    APP_BUDGET_OPTION(run_options, think_budget, true),
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
     {.name = "--logprobs", .value = "K", .help = "JSON lines: each token's ln p, and the K likeliest", .kind = APP_U32,
      .most = PM_TOP_LOGPROBS_MAX, .rare = true, AT(logprobs)},
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
      AT(rope_bf16)},
+    {.name = "--tune", .value = "SECONDS", .help = "first measure which kernels are fastest here", .kind = APP_TEXT, .rare = true,
+     AT(tune)},
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
 };
 // clang-format on
@@ -43,6 +51,7 @@ typedef struct state {
     pm_model *model;
     pm_session *session;
     run_answer answer;
+    float tune_seconds; // below 0: what the device allows
 } state;
 
 static pm_status load(state *s) {
@@ -77,12 +86,23 @@ static pm_status open_session(state *s) {
     return PM_OK;
 }
 
+// "20", "20s"
+static pm_status read_tune(const char *text, float *seconds) {
+    char *end = NULL;
+    *seconds = text ? strtof(text, &end) : -1;
+    if (text && (end == text || (*end == 's' ? end[1] : *end) || !(*seconds >= 0 && *seconds <= 86400)))
+        return pm_fail(PM_ERR_USAGE, "--tune %s: wanted seconds", text);
+    return PM_OK;
+}
+
 static pm_status go(state *s) {
+    PM_TRY(read_tune(s->o->tune, &s->tune_seconds));
     PM_TRY(run_prompt_read(s->o, &s->prompt));
     PM_TRY(load(s));
     PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
     PM_TRY(open_session(s));
-    pm_sampler sampler = app_sampling_choose(&s->o->sampling, pm_model_config(s->model));
+    PM_TRY(pm_session_tune(s->session, s->tune_seconds, false));
+    pm_sampler sampler = app_style_sampler(&s->o->sampling, s->model, s->prompt.thinks);
     sampler.logprobs = s->o->logprobs != APP_NOT_GIVEN;
     sampler.top_logprobs = sampler.logprobs ? s->o->logprobs : 0;
     PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
@@ -93,6 +113,7 @@ static pm_status go(state *s) {
 static int run(int argc, char **argv) {
     run_options o = {
         .think = -1,
+        .show = -1,
         .n_tokens = APP_NOT_GIVEN,
         .logprobs = APP_NOT_GIVEN,
         .sampling = APP_SAMPLING_NOT_GIVEN,

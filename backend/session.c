@@ -12,11 +12,14 @@ enum { N_SLOTS = PM_N_SLOTS, MAX_RECORDINGS = 16, MAX_PROFILE = 64 };
 // The shape of a pass: what decides its commands.
 typedef struct shape {
     uint32_t n, n_out, kv_bound;
-    int slot;     // which staging area and which results
-    bool chained; // rows come from the sampler's `next`, not from the host
+    int slot;         // which staging area and which results
+    bool consecutive; // rows are a piece of a prompt
+    bool chained;     // rows come from the sampler's `next`, not from the host
     bool sample, logits;
-    bool adjust;       // the sampler's penalties and bias
-    uint32_t n_likely; // told of the draw: the id itself and the likeliest ones; 0: nothing
+    bool hidden;        // of the rows that ask: what the head would read, in place of logits
+    uint32_t n_squares; // of a hidden row: the recording tells
+    bool adjust;        // the sampler's penalties and bias
+    uint32_t n_likely;  // told of the draw: the id itself and the likeliest ones; 0: nothing
 } shape;
 
 typedef struct recording {
@@ -53,9 +56,10 @@ struct pm_session {
     step device, staging[N_SLOTS];
     pm_buffer *upload, *readback;
     pm_slice pages_staging;
-    pm_slice results[N_SLOTS]; // (max_out) ids
-    pm_slice likely[N_SLOTS];  // (n_likely) of struct pm_likely
-    pm_slice logits_out;       // (max_out, vocab)
+    pm_slice results[N_SLOTS];        // (max_out) ids
+    pm_slice likely[N_SLOTS];         // (n_likely) of struct pm_likely
+    pm_slice logits_out;              // (max_out, vocab)
+    pm_slice normed_out, squares_out; // (max_out, dim)
 
     // Of the generation that runs: what occurred (n_valid), bias (n_valid), and logits that both have changed (1, vocab).
     pm_slice seen, bias, adjusted;
@@ -88,6 +92,10 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_Q] = &a->q,
         [PM_PIECE_ATT] = &a->att,
         [PM_PIECE_FFN] = &a->ffn,
+        [PM_PIECE_ROUTER] = &a->router,
+        [PM_PIECE_ROUTES] = &a->routes,
+        [PM_PIECE_EXPERTS] = &a->experts,
+        [PM_PIECE_PRODUCTS] = &a->products,
         [PM_PIECE_OUT_NORMED] = &a->out_normed,
         [PM_PIECE_OUT_SQUARES] = &a->out_squares,
         [PM_PIECE_LOGITS] = &a->logits,
@@ -104,7 +112,8 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_ADJUSTED] = &s->adjusted,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
-        PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
+        if (sizes->pieces[i])
+            PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
     return PM_OK;
 }
 
@@ -140,6 +149,8 @@ static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
         s->likely[i] = take(s->readback, &at, PM_LIKELY_BYTES);
     }
     s->logits_out = take(s->readback, &at, bytes[PM_PIECE_LOGITS]);
+    s->normed_out = take(s->readback, &at, bytes[PM_PIECE_OUT_NORMED]);
+    s->squares_out = take(s->readback, &at, bytes[PM_PIECE_OUT_SQUARES]);
     return PM_OK;
 }
 
@@ -226,6 +237,12 @@ static void record_input(pm_session *s, const shape *p, pm_cmd *cmd) {
         copy_front(cmd, s->device.sampling, from->sampling, p->n_out * sizeof(struct pm_sampling));
 }
 
+static void record_hidden_output(pm_session *s, shape *p, pm_cmd *cmd, const pm_hidden *hidden) {
+    p->n_squares = hidden->n_parts;
+    copy_front(cmd, s->normed_out, hidden->normed.data, hidden->normed.data.size);
+    copy_front(cmd, s->squares_out, hidden->squares.data, hidden->squares.data.size);
+}
+
 static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor logits, pm_slice index) {
     const step *d = &s->device;
     uint32_t n_valid = s->model->n_valid;
@@ -261,17 +278,20 @@ static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor lo
                             });
 }
 
-static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
+static pm_status record_pass(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_slice index = p->n_out == p->n ? s->identity : s->device.index;
+    pm_hidden hidden;
     pm_pass pass = {
         .n = p->n,
         .n_out = p->n_out,
         .kv_bound = p->kv_bound,
+        .consecutive = p->consecutive,
         .rows = s->device.rows,
         .index = index,
         .angles = &s->angles,
         .cache = &s->cache,
         .act = &s->act,
+        .hidden = p->hidden ? &hidden : NULL,
     };
     pm_tensor logits;
     record_input(s, p, cmd);
@@ -281,24 +301,29 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
         record_draw(s, p, cmd, logits, index);
     if (p->logits)
         copy_front(cmd, s->logits_out, s->act.logits, logits.data.size);
+    if (p->hidden)
+        record_hidden_output(s, p, cmd, &hidden);
     return pm_cmd_end(cmd);
 }
 
-// A rehearsal first, so that pipelines that are not there yet are made in parallel.
-static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
+// A rehearsal first, so that kernels that are new here are tried, and pipelines that are not there yet are made in parallel.
+static pm_status record(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
-    pm_cmd_begin_dry(cmd);
-    PM_TRY(record_pass(s, p, cmd));
-    PM_TRY(pm_cmd_prepare(cmd));
+    do {
+        pm_cmd_begin_dry(cmd);
+        PM_TRY(record_pass(s, p, cmd));
+        PM_TRY(pm_cmd_prepare(cmd));
+    } while (pm_cmd_is_stale(cmd));
     pm_cmd_begin(cmd);
     PM_TRY(record_pass(s, p, cmd));
     return PM_OK;
 }
 
 static bool same_shape(const shape *a, const shape *b) {
-    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits && a->adjust == b->adjust && a->n_likely == b->n_likely;
+    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot &&
+           a->consecutive == b->consecutive && a->chained == b->chained && a->sample == b->sample && a->logits == b->logits &&
+           a->hidden == b->hidden && a->adjust == b->adjust && a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -355,7 +380,7 @@ static pm_status submit(pm_session *s, const shape *p) {
     if (!found || !s->replay) {
         r->used = 0;
         r->shape = *p;
-        PM_TRY(record(s, p, r->cmd));
+        PM_TRY(record(s, &r->shape, r->cmd));
     }
     r->used = ++s->clock;
     PM_TRY(pm_cmd_submit(r->cmd));
@@ -408,6 +433,7 @@ static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids,
     p.n = n;
     p.slot = slot;
     p.kv_bound = pm_kv_class(*pos + n);
+    p.consecutive = n > 1;
     PM_TRY(submit(s, &p));
     *pos += n;
     return PM_OK;
@@ -438,9 +464,14 @@ static pm_status wait_all(pm_session *s) {
     return PM_OK;
 }
 
+static pm_status check_head(const pm_session *s) {
+    return s->model->config.no_head ? pm_fail(PM_ERR_UNSUPPORTED, "the model has no head: it gives embeddings, no tokens") : PM_OK;
+}
+
 pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, const float **logits) {
     int slot;
     PM_TRY(pm_session_check(s, seq, ids, n));
+    PM_TRY(logits ? check_head(s) : PM_OK);
     shape last = {.n_out = logits ? 1 : 0, .logits = logits != NULL};
     PM_TRY(run_prompt(s, seq, ids, n, &last, NULL, &slot));
     PM_TRY(wait_all(s));
@@ -480,12 +511,30 @@ static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shap
 pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n, const float **logits) {
     if (n < 1 || (uint32_t)n > s->max_out)
         return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %u are possible", n, s->max_out);
+    PM_TRY(logits ? check_head(s) : PM_OK);
     PM_TRY(wait_all(s));
     shape p = {.n = (uint32_t)n, .n_out = logits ? (uint32_t)n : 0, .logits = logits != NULL};
     PM_TRY(run_batch(s, batch, n, &p));
     PM_TRY(wait_all(s));
     if (logits)
         *logits = pm_slice_map(s->logits_out);
+    return PM_OK;
+}
+
+pm_status pm_session_eval_hidden(pm_session *s, const pm_batch_row *batch, int n, const uint32_t *index, uint32_t n_out,
+                                 pm_hidden_rows *hidden) {
+    PM_TRY(wait_all(s));
+    shape p = {.n = (uint32_t)n, .n_out = n_out, .hidden = n_out > 0};
+    memcpy(pm_slice_map(s->staging[0].index), index, n_out * sizeof *index);
+    PM_TRY(run_batch(s, batch, n, &p));
+    const recording *r = s->running[0];
+    PM_TRY(wait_all(s));
+    *hidden = (pm_hidden_rows){
+        .normed = pm_slice_map(s->normed_out),
+        .squares = pm_slice_map(s->squares_out),
+        .stride = (uint32_t)pm_round_up(s->model->config.dim, PM_BLOCK),
+        .n_squares = r->shape.n_squares,
+    };
     return PM_OK;
 }
 
@@ -510,6 +559,7 @@ static pm_status upload_adjustments(pm_session *s, const int32_t *ids, size_t n,
 
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
     PM_TRY(pm_session_check(s, seq, ids, n));
+    PM_TRY(check_head(s));
     PM_TRY(pm_sampler_check(sampler, s->model->config.vocab_size));
     PM_TRY(wait_all(s));
     s->n_logprobs = 0;
@@ -580,6 +630,51 @@ pm_status pm_session_end(pm_session *s) {
     return PM_OK;
 }
 
+// ---- tuning -----------------------------------------------------------------------------------------------------------
+
+// Rehearses the pass of n rows as it will be run. The products of all rehearsals but the last are lost to the next: one at a time.
+static pm_status tune_pass(pm_session *s, pm_cmd *cmd, uint32_t n, double seconds, pm_tune_what what) {
+    shape p = {.n = n, .n_out = 1, .kv_bound = pm_kv_class(n), .sample = true};
+    do {
+        pm_cmd_begin_dry(cmd);
+        PM_TRY(record_pass(s, &p, cmd));
+        PM_TRY(pm_cmd_prepare(cmd));
+    } while (pm_cmd_is_stale(cmd));
+    return pm_tune_products(s->model->dev, cmd, seconds, what);
+}
+
+// A step of decoding, a chunk, a batch: half of what is left for each.
+static pm_status tune_passes(pm_session *s, pm_cmd *cmd, double seconds, pm_tune_what what) {
+    const uint32_t rows[] = {1, s->max_rows, PM_BATCH_MAX / 2};
+    uint64_t began = pm_now_ns();
+    for (int i = 0; i < 3; i++) {
+        double left = seconds - (double)(pm_now_ns() - began) / 1e9;
+        if (left > 0 && rows[i] <= s->max_rows)
+            PM_TRY(tune_pass(s, cmd, rows[i], i < 2 ? left / 2 : left, what));
+    }
+    return PM_OK;
+}
+
+pm_status pm_session_tune(pm_session *s, double seconds, bool again) {
+    pm_cmd *cmd;
+    if (s->gen.running)
+        return pm_fail(PM_ERR_USAGE, "a generation is running: end it first");
+    pm_tune_what what = again ? PM_TUNE_AGAIN : seconds < 0 ? PM_TUNE_NEW : PM_TUNE_UNFINISHED;
+    if (seconds < 0)
+        seconds = pm_tune_seconds(s->model->dev);
+    if (!(seconds > 0))
+        return PM_OK;
+    PM_TRY(wait_all(s));
+    PM_TRY(pm_cmd_open(s->model->dev, "rehearsal", &cmd));
+    pm_cmd_note_products(cmd, true);
+    pm_cmd_exact(cmd, s->exact);
+    pm_status status = tune_passes(s, cmd, seconds, what);
+    pm_cmd_close(&cmd);
+    for (int i = 0; i < MAX_RECORDINGS; i++)
+        s->recordings[i].used = 0; // they follow the old plan
+    return status;
+}
+
 const pm_logprob *pm_session_logprobs(const pm_session *s, int *n) {
     *n = s->n_logprobs;
     return s->logprobs;
@@ -632,6 +727,10 @@ uint64_t pm_session_bytes(const pm_session *s) {
 
 uint32_t pm_session_max_batch(const pm_session *s) {
     return s->max_out;
+}
+
+uint32_t pm_session_max_rows(const pm_session *s) {
+    return s->max_rows;
 }
 
 const pm_model *pm_session_model(const pm_session *s) {

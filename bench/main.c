@@ -225,6 +225,9 @@ static int run(int argc, char **argv) {
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--version"))
         return puts("pumice-bench " PM_VERSION) < 0;
+    if (argc > 1 && !strcmp(argv[1], PM_TRY_COMMAND))
+        return pm_device_try_kernels(argc - 2, argv + 2);
+    app_try_with_itself(argv[0]);
     cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = pm_malloc, .free_fn = pm_free});
     if (argc > 1 && !strcmp(argv[1], "report"))
         return bench_merge.run(argc - 2, argv + 2);
