@@ -7,20 +7,41 @@
 #include "host/host.h"
 #include "loader/loader.h"
 
-enum { BENCH_MAX_LIST = 16, BENCH_MAX_REPETITIONS = 100 };
-enum { BENCH_MD, BENCH_JSON }; // bench_options.output
+enum { BENCH_MAX_LIST = 64, BENCH_MAX_PAIRS = 8, BENCH_MAX_MODELS = 8, BENCH_MAX_SEQS = 64, BENCH_MAX_REPETITIONS = 100 };
+enum { BENCH_MD, BENCH_CSV, BENCH_JSON, BENCH_JSONL, BENCH_SQL }; // bench_options.output
 
 typedef struct bench_list {
     uint32_t values[BENCH_MAX_LIST];
     int n;
 } bench_list;
 
+// A prompt and the answer to it: "512,128".
+typedef struct bench_pair {
+    const char *text;
+    uint32_t n_prompt, n_gen;
+} bench_pair;
+
+typedef struct bench_pairs {
+    bench_pair pairs[BENCH_MAX_PAIRS];
+    int n;
+} bench_pairs;
+
+typedef struct bench_models {
+    const char *paths[BENCH_MAX_MODELS];
+    char names[BENCH_MAX_MODELS][48]; // of synthetic ones
+    int n;
+} bench_models;
+
 typedef struct bench_options {
-    const char *model, *device, *peer;
-    const char *prompts, *gens, *depths; // as written: "64,512"
-    bench_list n_prompt, n_gen, n_depth; // what they say
+    bench_models models;
+    const char *model; // the one of them that is measured now
+    const char *device, *peer;
+    const char *prompts, *gens, *depths, *batches; // as written: "64,512"
+    bench_list n_prompt, n_gen, n_depth, n_seqs;   // what they say
+    bench_pairs pairs;
     uint32_t repetitions, peer_device;
     app_context context; // ctx, and the cache's rows of it
+    int kv_of_v;         // of pm_kv_type: must be context.kv
     int output;
     bool ops;
 } bench_options;
@@ -36,15 +57,17 @@ typedef struct bench_subject {
     uint64_t session_bytes; // cache and scratch on the device
 } bench_subject;
 
-// One test, as llama-bench has them: n_prompt tokens at once ("pp64") or n_gen one by one ("tg16"), behind n_depth others.
+// One test, as llama-bench has them: n_prompt tokens at once ("pp64"), then n_gen one by one ("tg16"; both: "pp64+tg16"), behind
+// n_depth others. n_seqs above 1: so many sequences, each of which generates, in one pass a step.
 typedef struct bench_test {
-    uint32_t n_prompt, n_gen, n_depth;
+    uint32_t n_prompt, n_gen, n_depth, n_seqs;
 } bench_test;
 
 typedef struct bench_samples {
     uint64_t ns[BENCH_MAX_REPETITIONS];
     int n;
     double cpu_seconds; // of all samples together
+    double first_ns;    // of all samples together: until the first id of an answer; 0 where there is no prompt before it
 } bench_samples;
 
 typedef struct bench_result {
@@ -58,12 +81,19 @@ typedef struct bench_peer {
     char build[48], backends[32], type[64];
 } bench_peer;
 
+// What else may slow it down: looked at before anything is measured.
+typedef struct bench_machine {
+    char governor[32]; // of the CPU's clock: "performance"; empty: unknown
+    double load;       // processes that ran in the last minute; below 0: unknown
+} bench_machine;
+
 // ---- report.c: what is printed, row by row: what a Ctrl-C leaves is complete ------------------------------------------------
 
 typedef struct bench_report {
     const bench_options *options;
     const bench_subject *subject;
     bench_peer peer; // filled in by the first run of it
+    bench_machine machine;
     int n_rows;
     bool open;
 } bench_report;
@@ -87,9 +117,19 @@ pm_status bench_ops(const bench_options *options, bench_subject *subject, bench_
 pm_status bench_peer_run(const bench_options *options, const bench_subject *subject, bench_peer *peer, bench_result *results,
                          int n);
 
-// Makes the session's sequence hold exactly ids[0, depth). *filled is how many of them it already began with.
-pm_status bench_fill(pm_session *session, const int32_t *ids, uint32_t depth, uint32_t *filled);
+// lists.c: appends the numbers of "8-64*2,512".
+pm_status bench_list_read(const char *option, const char *text, bench_list *list);
+// For the table of options: each appends one.
+pm_status bench_pair_read(const app_option *option, const char *text, void *pairs);
+pm_status bench_model_read(const app_option *option, const char *text, void *models);
+pm_status bench_synthetic_read(const app_option *option, const char *text, void *models);
+
+// Makes a sequence of the session hold exactly ids[0, depth). *filled is how many of them it already began with.
+pm_status bench_fill(pm_session *session, int seq, const int32_t *ids, uint32_t depth, uint32_t *filled);
 // n ids, the same in every run: what is in the weights decides nothing. pm_malloc'ed, the caller's.
 pm_status bench_make_ids(const pm_model *model, uint32_t n, int32_t **ids);
+
+// `pumice-bench report`: summary.c.
+extern const app_command bench_merge;
 
 #endif

@@ -1,4 +1,6 @@
-// The report as JSON: llama-bench's fields with its meaning, null where they mean nothing here, and what it does not tell.
+// A row of the report as a JSON object: llama-bench's fields with its meaning, null where they mean nothing here, and what it does
+// not tell.
+#include "bench/merge.h"
 #include "bench/report.h"
 
 #include <cjson/cJSON.h>
@@ -83,9 +85,11 @@ static void put_model(json *j, const bench_report *r, const char *type) {
     put_text(j, "model_type", type);
     put_number(j, "model_size", (double)r->subject->size);
     put_number(j, "model_n_params", (double)r->subject->n_params);
+    put_text(j, "model_label", r->subject->type); // the same for the peer's rows
 }
 
 static void put_engine(json *j, const bench_report *r, bool is_peer) {
+    put_number(j, "format", BENCH_FORMAT);
     put_text(j, "engine", is_peer ? "llama.cpp" : "pumice");
     put_text(j, "build_commit", is_peer ? r->peer.build : PM_VERSION);
     put_nulls(j, (const char *const[]){"build_number", "cpu_info", NULL});
@@ -132,17 +136,29 @@ static void put_figures(json *j, const bench_line *l) {
     put_number(j, "avg_ts", l->f.avg_ts);
     put_number(j, "stddev_ts", l->f.stddev_ts);
     put_samples(j, l);
+    put_number(j, "n_seqs", t->n_seqs);
+    put_number(j, "min_ts", l->f.min_ts);
+    put_number(j, "max_ts", l->f.max_ts);
+    put_number(j, "median_ts", l->f.median_ts);
+    put_known(j, "ttft_ms", l->samples->first_ns > 0 ? l->samples->first_ns / l->samples->n / 1e6 : -1);
 }
 
 static void put_row(json *j, const bench_report *r, const bench_line *l) {
     const bench_subject *s = r->subject;
-    double mem = (double)(pm_model_weight_bytes(s->model) + s->session_bytes);
+    double weights = (double)pm_model_weight_bytes(s->model), session = (double)s->session_bytes;
     put_engine(j, r, l->is_peer);
     put_settings(j, r);
     put_figures(j, l);
     put_device(j, s->device);
     put_known(j, "load_ms", l->is_peer ? -1 : (double)s->load_ns / 1e6);
-    put_known(j, "mem_bytes", l->is_peer ? -1 : mem);
+    put_known(j, "mem_bytes", l->is_peer ? -1 : weights + session);
+    put_known(j, "weight_bytes", l->is_peer ? -1 : weights);
+    put_known(j, "session_bytes", l->is_peer ? -1 : session);
+    put_known(j, "peak_rss_bytes", l->is_peer || pm_peak_rss() == 0 ? -1 : (double)pm_peak_rss());
+    put_text(j, "shader_hash", l->is_peer ? NULL : pm_shader_hash());
+    put_text(j, "cpu_governor", r->machine.governor[0] ? r->machine.governor : NULL);
+    put_known(j, "cpu_load_before", r->machine.load);
+    put_nulls(j, (const char *const[]){"watts", "joules_per_token", "kl_vs_ref", "greedy_match", "proof", NULL});
     put_known(j, "cpu_s_per_token", l->cpu_seconds);
     put_known(j, "ratio_to_peer", l->ratio > 0 ? l->ratio : -1);
 }
@@ -151,6 +167,7 @@ static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t dep
     double ns = (double)op->ns, count = (double)op->count;
     put_engine(j, r, false);
     put_device(j, r->subject->device);
+    put_text(j, "type_k", app_context_kv_name(&r->options->context));
     put_number(j, "n_rows", n_rows);
     put_number(j, "n_depth", depth);
     put_text(j, "kernel", op->kernel);
@@ -162,32 +179,20 @@ static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t dep
 }
 
 // Prints the row that `j` holds, and lets it go.
-static pm_status json_print(bench_report *r, json *j) {
-    char *text = j->failed ? NULL : cJSON_Print(j->row);
+static pm_status print(bench_report *r, json *j) {
+    pm_status status = j->failed ? pm_fail(PM_ERR_MEMORY, "no memory for a row of the report") : bench_rows_print(r, j->row);
     cJSON_Delete(j->row);
-    if (!text)
-        return pm_fail(PM_ERR_MEMORY, "no memory for a row of the report");
-    printf("%s%s", r->n_rows++ ? ",\n" : "\n", text);
-    pm_free(text);
-    return PM_OK;
+    return status;
 }
 
 pm_status bench_json_line(bench_report *r, const bench_line *l) {
     json j = {.row = cJSON_CreateObject()};
     put_row(&j, r, l);
-    return json_print(r, &j);
+    return print(r, &j);
 }
 
 pm_status bench_json_op(bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
     json j = {.row = cJSON_CreateObject()};
     put_op(&j, r, n_rows, depth, op);
-    return json_print(r, &j);
-}
-
-void bench_json_begin(void) {
-    printf("[");
-}
-
-void bench_json_end(void) {
-    puts("\n]");
+    return print(r, &j);
 }

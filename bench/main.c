@@ -11,19 +11,25 @@
 // ---- options ----------------------------------------------------------------------------------------------------------
 
 #define AT(field) .offset = offsetof(bench_options, field)
-static const char *const outputs[] = {[BENCH_MD] = "md", [BENCH_JSON] = "json", NULL};
+static const char *const outputs[] = {"md", "csv", "json", "jsonl", "sql", NULL}; // as BENCH_MD and so on count
 
 // clang-format off
 static const app_option options[] = {
-    {.name = "--model", .letter = "-m", .value = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT,
-     .required = true, AT(model)},
+    {.name = "--model", .letter = "-m", .value = "MODEL", .help = "folder, .safetensors, .gguf; again: the next",
+     .kind = APP_READ, .read = bench_model_read, AT(models)},
+    {.name = "--synthetic", .value = "MODEL", .help = "made up, no file: qwen3-4b:q4_k_m", .kind = APP_READ, .read = bench_synthetic_read,
+     AT(models)},
     {.name = "--n-prompt", .letter = "-p", .value = "64,512", .help = "prompts of so many tokens (64); 0: none", .kind = APP_TEXT,
      AT(prompts)},
     {.name = "--n-gen", .letter = "-n", .value = "16", .help = "generate so many tokens (16); 0: none", .kind = APP_TEXT, AT(gens)},
+    {.name = "--prompt-gen", .letter = "-pg", .value = "512,128", .help = "a prompt, then an answer; may be repeated",
+     .kind = APP_READ, .read = bench_pair_read, AT(pairs)},
     {.name = "--n-depth", .letter = "-d", .value = "0,4096", .help = "behind so many others (0)", .kind = APP_TEXT, AT(depths)},
+    {.name = "--batch", .letter = "-b", .value = "1,4,16", .help = "-n for so many sequences at once (1)", .kind = APP_TEXT,
+     AT(batches)},
     {.name = "--repetitions", .letter = "-r", .value = "N", .help = "after one warm-up (3)", .kind = APP_U32, .least = 1,
      .most = BENCH_MAX_REPETITIONS, AT(repetitions)},
-    {.name = "--output", .letter = "-o", .value = "md|json", .help = "md", .kind = APP_WORD, .words = outputs, AT(output)},
+    {.name = "--output", .letter = "-o", .value = "FORMAT", .help = "md, csv, json, jsonl, sql (md)", .kind = APP_WORD, .words = outputs, AT(output)},
     {.name = "--ops", .help = "each kernel in passes of -p rows (1,8,64)", .kind = APP_FLAG, AT(ops)},
     {.name = "--peer", .value = "PROGRAM", .help = "run this llama-bench in turn with ours", .kind = APP_TEXT, AT(peer)},
     {.name = "--peer-device", .value = "N", .help = "the device by the Vulkan loader's count (0)", .kind = APP_U32, .most = 99,
@@ -32,24 +38,10 @@ static const app_option options[] = {
     {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens; else as many as are needed", .kind = APP_U32,
      .least = 1, .most = APP_MAX_CTX, AT(context.ctx)},
     APP_CACHE_OPTIONS(bench_options, context),
+    {.name = "-ctv", .value = "TYPE", .help = "llama-bench's spelling: the type that -ctk says", .kind = APP_WORD, .words = app_kv_types,
+     .rare = true, AT(kv_of_v)},
 };
 // clang-format on
-
-// "64,512"
-static pm_status parse_list(const char *option, const char *text, bench_list *list) {
-    const char *p = text;
-    for (list->n = 0; list->n < BENCH_MAX_LIST; p++) {
-        char *end = NULL;
-        unsigned long long value = *p >= '0' && *p <= '9' ? strtoull(p, &end, 10) : 0;
-        if (!end || (*end && *end != ',') || value > APP_MAX_CTX)
-            return pm_fail(PM_ERR_USAGE, "%s %s: wanted whole numbers up to %d with commas between", option, text, APP_MAX_CTX);
-        list->values[list->n++] = (uint32_t)value;
-        p = end;
-        if (!*p)
-            return PM_OK;
-    }
-    return pm_fail(PM_ERR_USAGE, "%s %s: more than %d numbers", option, text, BENCH_MAX_LIST);
-}
 
 static bool ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
@@ -59,19 +51,31 @@ static bool ends_with(const char *text, const char *end) {
 static pm_status check_peer(const bench_options *o) {
     if (o->ops)
         return pm_fail(PM_ERR_USAGE, "--ops looks into our kernels: it goes without --peer");
-    if (!ends_with(o->model, ".gguf"))
-        return pm_fail(PM_ERR_USAGE, "%s: --peer reads .gguf files only", o->model);
+    if (o->n_seqs.n != 1 || o->n_seqs.values[0] != 1)
+        return pm_fail(PM_ERR_USAGE, "--batch: llama-bench has no such tests, it goes without --peer");
+    for (int i = 0; i < o->models.n; i++)
+        if (!ends_with(o->models.paths[i], ".gguf"))
+            return pm_fail(PM_ERR_USAGE, "%s: --peer reads .gguf files only", o->models.paths[i]);
     if (!pm_path_exists(o->peer))
         return pm_fail(PM_ERR_USAGE, "--peer %s: there is no such program", o->peer);
     return PM_OK;
 }
 
 static pm_status read_options(bench_options *o) {
+    if (o->models.n == 0)
+        return pm_fail(PM_ERR_USAGE, "-m or --synthetic is missing; pumice-bench --help tells more");
     if (!o->prompts)
         o->prompts = o->ops ? "1,8,64" : "64";
-    PM_TRY(parse_list("-p", o->prompts, &o->n_prompt));
-    PM_TRY(parse_list("-n", o->gens, &o->n_gen));
-    PM_TRY(parse_list("-d", o->depths, &o->n_depth));
+    PM_TRY(bench_list_read("-p", o->prompts, &o->n_prompt));
+    PM_TRY(bench_list_read("-n", o->gens, &o->n_gen));
+    PM_TRY(bench_list_read("-d", o->depths, &o->n_depth));
+    PM_TRY(bench_list_read("-b", o->batches, &o->n_seqs));
+    for (int i = 0; i < o->n_seqs.n; i++)
+        if (o->n_seqs.values[i] < 1 || o->n_seqs.values[i] > BENCH_MAX_SEQS)
+            return pm_fail(PM_ERR_USAGE, "-b %s: wanted 1 to %d sequences", o->batches, BENCH_MAX_SEQS);
+    if (o->kv_of_v != PM_KV_DEFAULT && o->kv_of_v != o->context.kv)
+        return pm_fail(PM_ERR_USAGE, "-ctv %s: K and V have one type here, say -ctk %s too", app_kv_types[o->kv_of_v],
+                       app_kv_types[o->kv_of_v]);
     return o->peer ? check_peer(o) : PM_OK;
 }
 
@@ -103,10 +107,14 @@ static pm_status look_into(const char *path, bench_subject *s) {
     return PM_OK;
 }
 
-static pm_status open_subject(const bench_options *o, bench_subject *s) {
+// All of them before the first is measured: a wrong path is told at once.
+static pm_status check_model(const char *path) {
+    bench_subject subject = {.dev = NULL};
+    return look_into(path, &subject);
+}
+
+static pm_status open_model(const bench_options *o, bench_subject *s) {
     PM_TRY(look_into(o->model, s));
-    PM_TRY(pm_device_open(o->device, &s->dev));
-    s->device = pm_device_get_info(s->dev);
     uint64_t began = pm_now_ns();
     PM_TRY(pm_model_open(s->dev, o->model, NULL, &s->model));
     s->load_ns = pm_now_ns() - began;
@@ -125,12 +133,12 @@ pm_status bench_make_ids(const pm_model *model, uint32_t n, int32_t **ids) {
     return PM_OK;
 }
 
-pm_status bench_fill(pm_session *session, const int32_t *ids, uint32_t depth, uint32_t *filled) {
+pm_status bench_fill(pm_session *session, int seq, const int32_t *ids, uint32_t depth, uint32_t *filled) {
     if (*filled > depth)
         *filled = depth;
-    pm_session_rewind(session, 0, *filled);
+    pm_session_rewind(session, seq, *filled);
     if (depth > *filled)
-        PM_TRY(pm_session_eval(session, 0, ids + *filled, depth - *filled, NULL));
+        PM_TRY(pm_session_eval(session, seq, ids + *filled, depth - *filled, NULL));
     *filled = depth;
     return PM_OK;
 }
@@ -148,13 +156,47 @@ int app_exit(pm_status status) {
     return status == PM_ERR_NO_DEVICE ? APP_EXIT_NO_DEVICE : APP_EXIT_FAILED;
 }
 
-static pm_status measure(bench_options *o, bench_subject *subject) {
+static pm_status measure_model(bench_options *o, bench_report *report, bench_subject *subject) {
+    PM_TRY(open_model(o, subject));
+    return o->ops ? bench_ops(o, subject, report) : bench_tokens(o, subject, report);
+}
+
+// One after the other, so that each has the device's memory to itself.
+static pm_status measure_models(bench_options *o, bench_report *report, pm_device *dev) {
+    pm_status status = PM_OK;
+    for (int i = 0; i < o->models.n && status == PM_OK; i++) {
+        bench_subject subject = {.dev = dev, .device = pm_device_get_info(dev)};
+        o->model = o->models.paths[i];
+        report->subject = &subject;
+        status = measure_model(o, report, &subject);
+        pm_model_close(&subject.model);
+    }
+    return status;
+}
+
+// A line for each thing that makes numbers worth less.
+static void look_around(bench_machine *m) {
+    pm_cpu_governor(m->governor, sizeof(m->governor));
+    m->load = pm_load_average();
+    if (m->load > pm_cpu_count() / 2.0)
+        pm_log(PM_LOG_WARN, "other programs keep %.1f of %d processors busy: numbers will be low and spread", m->load,
+               pm_cpu_count());
+    if (!strcmp(m->governor, "powersave"))
+        pm_log(PM_LOG_WARN, "the CPU's clock is governed by powersave: numbers may be low");
+}
+
+static pm_status measure(bench_options *o) {
+    pm_device *dev;
     PM_TRY(read_options(o));
-    PM_TRY(open_subject(o, subject));
-    bench_report report = {.options = o, .subject = subject};
+    for (int i = 0; i < o->models.n; i++)
+        PM_TRY(check_model(o->models.paths[i]));
+    PM_TRY(pm_device_open(o->device, &dev));
+    bench_report report = {.options = o};
+    look_around(&report.machine);
     app_watch(NULL);
-    pm_status status = o->ops ? bench_ops(o, subject, &report) : bench_tokens(o, subject, &report);
+    pm_status status = measure_models(o, &report, dev);
     bench_report_end(&report);
+    pm_device_close(&dev);
     if (status == PM_OK && (fflush(stdout) != 0 || ferror(stdout)))
         return pm_fail(PM_ERR_IO, "standard output could not be written");
     return status;
@@ -168,22 +210,16 @@ static const app_command command = {
     .alone = true,
     .options = options,
     .n_options = sizeof(options) / sizeof(*options),
-    .notes = "Ctrl-C keeps the rows that are finished.",
+    .notes = "Ctrl-C keeps the rows that are finished.\npumice-bench report a.json b.json -o page.html compares.",
     .run = run,
 };
 
 static int run(int argc, char **argv) {
-    bench_options o = {.gens = "16", .depths = "0", .repetitions = 3};
+    bench_options o = {.gens = "16", .depths = "0", .batches = "1", .repetitions = 3};
     int exit_code;
     if (!app_parse(&command, argc, argv, &o, &exit_code))
         return exit_code;
-    cJSON_Hooks hooks = {.malloc_fn = pm_malloc, .free_fn = pm_free};
-    cJSON_InitHooks(&hooks);
-    bench_subject subject = {.dev = NULL};
-    exit_code = app_exit(measure(&o, &subject));
-    pm_model_close(&subject.model);
-    pm_device_close(&subject.dev);
-    return exit_code;
+    return app_exit(measure(&o));
 }
 
 int main(int argc, char **argv) {
@@ -192,8 +228,11 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], PM_TRY_COMMAND))
         return pm_device_try_kernels(argc - 2, argv + 2);
     app_try_with_itself(argv[0]);
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = pm_malloc, .free_fn = pm_free});
+    if (argc > 1 && !strcmp(argv[1], "report"))
+        return bench_merge.run(argc - 2, argv + 2);
     if (argc > 1)
         return command.run(argc - 1, argv + 1);
-    fputs("usage: pumice-bench -m MODEL [options]; pumice-bench --help tells more\n", stderr);
+    fputs("usage: pumice-bench -m MODEL [options], or pumice-bench report FILES; --help tells more\n", stderr);
     return APP_EXIT_USAGE;
 }

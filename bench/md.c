@@ -9,29 +9,29 @@ static const char *driver_name(const pm_device_info *d) {
     return d->driver_name[0] ? d->driver_name : "driver";
 }
 
-static void print_heaps(const pm_device_info *d) {
+static void print_heaps(FILE *out, const pm_device_info *d) {
     for (int i = 0; i < d->n_heaps; i++)
-        printf("%s%s%.1f GiB", i ? " + " : "", d->heaps[i].device_local ? "" : "host ", (double)d->heaps[i].size / (1 << 30));
+        fprintf(out, "%s%s%.1f GiB", i ? " + " : "", d->heaps[i].device_local ? "" : "host ", (double)d->heaps[i].size / (1 << 30));
 }
 
-static void print_matrices(const pm_device_info *d) {
-    printf(" | matrix cores: %s", d->n_coopmats ? "" : "none");
+static void print_matrices(FILE *out, const pm_device_info *d) {
+    fprintf(out, " | matrix cores: %s", d->n_coopmats ? "" : "none");
     for (int i = 0; i < d->n_coopmats; i++) {
         const pm_coopmat_info *m = &d->coopmats[i];
-        printf("%s%" PRIu32 "x%" PRIu32 "x%" PRIu32 " %s-%s", i ? ", " : "", m->m, m->n, m->k, m->a, m->c);
+        fprintf(out, "%s%" PRIu32 "x%" PRIu32 "x%" PRIu32 " %s-%s", i ? ", " : "", m->m, m->n, m->k, m->a, m->c);
     }
 }
 
-static void print_device(const pm_device_info *d) {
+static void print_device(FILE *out, const pm_device_info *d) {
     char driver[256], api[32];
     bench_format_driver(d, driver, sizeof(driver));
     bench_format_version(d->api_version, api);
-    printf("%d = %s (%s %s) | Vulkan %s | heaps: ", d->index, d->name, driver_name(d), driver, api);
-    print_heaps(d);
-    printf(" | uma: %d | fp16: %d | bf16: %d | subgroup: %" PRIu32 " | shared memory: %" PRIu32 " | int dot: %d", d->unified_memory,
-           d->f16_arithmetic, d->bf16, d->subgroup_size, d->max_shared, d->int_dot);
-    print_matrices(d);
-    printf("  \n");
+    fprintf(out, "%d = %s (%s %s) | Vulkan %s | heaps: ", d->index, d->name, driver_name(d), driver, api);
+    print_heaps(out, d);
+    fprintf(out, " | uma: %d | fp16: %d | bf16: %d | subgroup: %" PRIu32 " | shared memory: %" PRIu32 " | int dot: %d",
+            d->unified_memory, d->f16_arithmetic, d->bf16, d->subgroup_size, d->max_shared, d->int_dot);
+    print_matrices(out, d);
+    fprintf(out, "  \n");
 }
 
 static void print_subject(const bench_subject *s, const char *path) {
@@ -46,8 +46,13 @@ static bool with_cpu(const bench_report *r) {
     return r->subject->device->type == PM_DEVICE_CPU;
 }
 
+void bench_md_device(const bench_report *r) {
+    print_device(r->options->output == BENCH_MD ? stdout : stderr, r->subject->device);
+}
+
 void bench_md_begin(const bench_report *r) {
-    print_device(r->subject->device);
+    if (r->open)
+        puts(""); // the table of the model before ends
     print_subject(r->subject, r->options->model);
     if (r->options->ops) {
         puts("| rows             | kernel               | where          | count |    us each |   MiB each |     GB/s |\n"
@@ -73,18 +78,11 @@ static void format_params(double n, char text[16]) {
     snprintf(text, 16, "%.2f %s", n / (large ? 1e9 : 1e6), large ? "B" : "M");
 }
 
-// "pp512 @ d4096"
-static void format_test(const bench_test *t, char text[40]) {
-    int n = snprintf(text, 40, "%s%" PRIu32, t->n_prompt ? "pp" : "tg", t->n_prompt + t->n_gen);
-    if (t->n_depth)
-        snprintf(text + n, (size_t)(40 - n), " @ d%" PRIu32, t->n_depth);
-}
-
 void bench_md_line(const bench_report *r, const bench_line *l) {
-    char size[16], params[16], test[40], rate[40], backend[64];
+    char size[16], params[16], test[BENCH_TEST_SIZE], rate[40], backend[64];
     format_size((double)r->subject->size, size);
     format_params((double)r->subject->n_params, params);
-    format_test(&l->result->test, test);
+    bench_format_test(&l->result->test, test);
     snprintf(rate, sizeof(rate), "%.2f ± %.2f", l->f.avg_ts, l->f.stddev_ts);
     snprintf(backend, sizeof(backend), l->is_peer ? "%s, llama.cpp" : "%s, Pumice", l->is_peer ? r->peer.backends : "Vulkan");
     printf("| %-30s | %10s | %10s | %-17s |", r->subject->type, size, params, backend);

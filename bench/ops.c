@@ -14,7 +14,7 @@ typedef struct pass {
 
 // The rows and the draw of the next id: what decoding does too.
 static pm_status run_pass(pass *p) {
-    PM_TRY(bench_fill(p->session, p->ids, p->depth, &p->filled));
+    PM_TRY(bench_fill(p->session, 0, p->ids, p->depth, &p->filled));
     PM_TRY(pm_session_start(p->session, 0, p->ids + p->depth, p->n_rows, &(pm_sampler){.temperature = 0}));
     return pm_session_end(p->session);
 }

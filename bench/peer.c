@@ -1,12 +1,12 @@
 // llama-bench as a measuring stick: run on the same file and device, in a process of its own, once a round.
-#include "bench/bench.h"
+#include "bench/report.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_ARGS = 24, MAX_OUTPUT = 16 << 20 };
+enum { N_ARGS = 21, MAX_ARGS = N_ARGS + 2 * BENCH_MAX_PAIRS + 1, MAX_OUTPUT = 16 << 20 };
 
 // ---- running it -------------------------------------------------------------------------------------------------------
 
@@ -24,6 +24,10 @@ static pm_status run(const bench_options *o, char **out) {
     const char *type = app_context_kv_name(&o->context);
     const char *argv[MAX_ARGS] = {o->peer, "-m", o->model, "-p", o->prompts, "-n", o->gens, "-d", o->depths, "-r",  "1",
                                   "-fa",   "1",  "-ngl",   "99", "-ctk",     type, "-ctv",  type, "-o",      "json"};
+    for (int i = 0; i < o->pairs.n; i++) {
+        argv[N_ARGS + 2 * i] = "-pg";
+        argv[N_ARGS + 1 + 2 * i] = o->pairs.pairs[i].text;
+    }
     const char *env[] = {device, NULL};
     size_t size;
     int exit_code;
@@ -91,6 +95,12 @@ static pm_status read_row(const cJSON *row, const bench_options *o, const bench_
     return PM_OK;
 }
 
+static pm_status no_result(const bench_options *o, const bench_test *t) {
+    char test[BENCH_TEST_SIZE];
+    bench_format_test(t, test);
+    return pm_fail(PM_ERR_FILE, "%s: no result for %s in what it says", o->peer, test);
+}
+
 static pm_status read_rows(const cJSON *rows, const bench_options *o, const bench_subject *s, bench_peer *peer,
                            bench_result *results, int n) {
     int before = results[0].peer.n;
@@ -100,8 +110,7 @@ static pm_status read_rows(const cJSON *rows, const bench_options *o, const benc
     }
     for (int i = 0; i < n; i++)
         if (results[i].peer.n != before + 1)
-            return pm_fail(PM_ERR_FILE, "%s: no result for %s%" PRIu32 " in what it says", o->peer,
-                           results[i].test.n_prompt ? "pp" : "tg", results[i].test.n_prompt + results[i].test.n_gen);
+            return no_result(o, &results[i].test);
     return PM_OK;
 }
 

@@ -4,8 +4,10 @@
 
 #include "bench/bench.h"
 
+struct cJSON;
+
 typedef struct bench_figures {
-    double avg_ns, stddev_ns, avg_ts, stddev_ts;
+    double avg_ns, stddev_ns, avg_ts, stddev_ts, min_ts, max_ts, median_ts;
 } bench_figures;
 
 // What is printed of one engine's samples of a test.
@@ -24,16 +26,24 @@ double bench_tokens_of(const bench_test *test);
 void bench_format_version(uint32_t version, char text[32]); // of Vulkan
 void bench_format_driver(const pm_device_info *device, char *text, size_t size);
 
+enum { BENCH_TEST_SIZE = 64 };
+void bench_format_test(const bench_test *test, char text[BENCH_TEST_SIZE]); // "pp512 @ d4096", "pp512+tg128", "tg128 b4"
+
 // ---- md.c, json.c -----------------------------------------------------------------------------------------------------
 
-void bench_md_begin(const bench_report *report);
+void bench_md_device(const bench_report *report); // to stderr where rows are for programs
+void bench_md_begin(const bench_report *report);  // for each model
 void bench_md_line(const bench_report *report, const bench_line *line);
 void bench_md_op(uint32_t n_rows, uint32_t depth, const pm_profile_row *op);
 void bench_md_end(const bench_report *report);
 
-void bench_json_begin(void);
 pm_status bench_json_line(bench_report *report, const bench_line *line);
 pm_status bench_json_op(bench_report *report, uint32_t n_rows, uint32_t depth, const pm_profile_row *op);
-void bench_json_end(void);
+
+// ---- rows.c: rows in the formats that programs read ---------------------------------------------------------------------
+
+void bench_rows_begin(const bench_report *report);
+pm_status bench_rows_print(bench_report *report, const struct cJSON *row);
+void bench_rows_end(const bench_report *report);
 
 #endif

@@ -9,49 +9,68 @@ typedef struct runner {
     bench_report *report;
     pm_session *session;
     int32_t *ids;
-    uint32_t filled; // the sequence begins with so many of ids
+    uint32_t filled[BENCH_MAX_SEQS]; // the sequences begin with so many of ids
     bench_result *results;
     int n;
 } runner;
 
 // ---- tests ------------------------------------------------------------------------------------------------------------
 
-static void add_tests(runner *r, const bench_list *list, uint32_t depth, bool generate) {
-    for (int i = 0; i < list->n; i++)
-        if (list->values[i] > 0)
-            r->results[r->n++].test =
-                (bench_test){.n_prompt = generate ? 0 : list->values[i], .n_gen = generate ? list->values[i] : 0, .n_depth = depth};
+static void add_test(runner *r, uint32_t n_prompt, uint32_t n_gen, uint32_t depth, uint32_t n_seqs) {
+    if (n_prompt + n_gen > 0)
+        r->results[r->n++].test = (bench_test){.n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_seqs = n_seqs};
+}
+
+static void add_tests(runner *r, uint32_t depth) {
+    const bench_options *o = r->o;
+    for (int i = 0; i < o->n_prompt.n; i++)
+        add_test(r, o->n_prompt.values[i], 0, depth, 1);
+    for (int i = 0; i < o->n_gen.n; i++)
+        for (int k = 0; k < o->n_seqs.n; k++)
+            add_test(r, 0, o->n_gen.values[i], depth, o->n_seqs.values[k]);
+    for (int i = 0; i < o->pairs.n; i++)
+        add_test(r, o->pairs.pairs[i].n_prompt, o->pairs.pairs[i].n_gen, depth, 1);
 }
 
 // In llama-bench's order.
 static pm_status make_tests(runner *r) {
     const bench_options *o = r->o;
-    r->results = pm_calloc((size_t)(o->n_depth.n * (o->n_prompt.n + o->n_gen.n)), sizeof(*r->results));
+    r->results = pm_calloc((size_t)(o->n_depth.n * (o->n_prompt.n + o->n_gen.n * o->n_seqs.n + o->pairs.n)), sizeof(*r->results));
     if (!r->results)
         return pm_fail(PM_ERR_MEMORY, "no memory for the results");
-    for (int i = 0; i < o->n_depth.n; i++) {
-        add_tests(r, &o->n_prompt, o->n_depth.values[i], false);
-        add_tests(r, &o->n_gen, o->n_depth.values[i], true);
-    }
+    for (int i = 0; i < o->n_depth.n; i++)
+        add_tests(r, o->n_depth.values[i]);
     return r->n > 0 ? PM_OK : pm_fail(PM_ERR_USAGE, "-p and -n are 0: there is nothing to measure");
 }
 
 // Generation has an id before the first that is timed, and runs one ahead of the last.
 static uint32_t positions(const bench_test *t) {
-    return t->n_depth + (t->n_prompt ? t->n_prompt : t->n_gen + 2);
+    return t->n_depth + t->n_prompt + (t->n_gen ? t->n_gen + 2 : 0);
+}
+
+static void measure_tests(const runner *r, uint32_t *n_positions, uint32_t *n_seqs) {
+    *n_positions = *n_seqs = 0;
+    for (int i = 0; i < r->n; i++) {
+        const bench_test *t = &r->results[i].test;
+        *n_positions = positions(t) > *n_positions ? positions(t) : *n_positions;
+        *n_seqs = t->n_seqs > *n_seqs ? t->n_seqs : *n_seqs;
+    }
 }
 
 static pm_status open_session(runner *r) {
-    uint32_t most = 0;
-    for (int i = 0; i < r->n; i++)
-        most = positions(&r->results[i].test) > most ? positions(&r->results[i].test) : most;
+    uint32_t most, n_seqs;
+    measure_tests(r, &most, &n_seqs);
     if (r->o->context.ctx && r->o->context.ctx < most)
         return pm_fail(PM_ERR_USAGE, "--ctx %" PRIu32 ": these tests need %" PRIu32, r->o->context.ctx, most);
-    pm_session_options options = {.ctx = r->o->context.ctx ? r->o->context.ctx : most};
+    pm_session_options options = {
+        .ctx = r->o->context.ctx ? r->o->context.ctx : most, .n_seqs = n_seqs, .max_batch = n_seqs > PM_BATCH_MAX ? n_seqs : 0};
     app_context_cache(&r->o->context, &options);
     PM_TRY(bench_make_ids(r->subject->model, most, &r->ids));
     PM_TRY(pm_session_open(r->subject->model, &options, &r->session));
     r->subject->session_bytes = pm_session_bytes(r->session);
+    if (pm_session_max_batch(r->session) < n_seqs)
+        return pm_fail(PM_ERR_UNSUPPORTED, "-b %" PRIu32 ": %s takes batches of %" PRIu32 " at most with this model", n_seqs,
+                       r->subject->device->name, pm_session_max_batch(r->session));
     return PM_OK;
 }
 
@@ -65,30 +84,56 @@ static pm_status time_prompt(runner *r, const bench_test *t, uint64_t *ns) {
     return PM_OK;
 }
 
-// The device is a step ahead: when the first id is here the next one is under way. From there on each id takes a whole step.
-static pm_status time_gen(runner *r, const bench_test *t, uint64_t *ns) {
+// The device is a step ahead: when the first id is here the next one is under way. From there on each id takes a whole step. With
+// a prompt the clock runs from its beginning.
+static pm_status time_gen(runner *r, const bench_test *t, uint64_t *ns, uint64_t *first_ns) {
     int32_t id;
-    PM_TRY(pm_session_start(r->session, 0, r->ids + t->n_depth, 1, &(pm_sampler){.temperature = 0}));
-    pm_status status = pm_session_next(r->session, &id);
     uint64_t began = pm_now_ns();
+    PM_TRY(pm_session_start(r->session, 0, r->ids + t->n_depth, t->n_prompt ? t->n_prompt : 1, &(pm_sampler){.temperature = 0}));
+    pm_status status = pm_session_next(r->session, &id);
+    uint64_t first = pm_now_ns();
     for (uint32_t i = 0; i < t->n_gen && status == PM_OK && !app_interrupted(); i++)
         status = pm_session_next(r->session, &id);
-    *ns = pm_now_ns() - began;
+    *ns = pm_now_ns() - (t->n_prompt ? began : first);
+    *first_ns = t->n_prompt ? first - began : 0;
     pm_status ended = pm_session_end(r->session);
     return status == PM_OK ? ended : status;
 }
 
+// With the logits of all rows, as whoever draws from them needs them. What the ids are decides nothing.
+static pm_status time_batch(runner *r, const bench_test *t, uint64_t *ns) {
+    pm_batch_row rows[BENCH_MAX_SEQS];
+    const float *logits;
+    uint64_t began = pm_now_ns();
+    for (uint32_t i = 0; i < t->n_gen && !app_interrupted(); i++) {
+        for (uint32_t s = 0; s < t->n_seqs; s++)
+            rows[s] = (pm_batch_row){(int)s, r->ids[t->n_depth + i]};
+        PM_TRY(pm_session_eval_batch(r->session, rows, (int)t->n_seqs, &logits));
+    }
+    *ns = pm_now_ns() - began;
+    return PM_OK;
+}
+
+static pm_status time_test(runner *r, const bench_test *t, uint64_t *ns, uint64_t *first_ns) {
+    *first_ns = 0;
+    if (t->n_gen == 0)
+        return time_prompt(r, t, ns);
+    return t->n_seqs > 1 ? time_batch(r, t, ns) : time_gen(r, t, ns, first_ns);
+}
+
 // One run of a test: a sample, or none where samples is NULL.
 static pm_status run_once(runner *r, const bench_test *t, bench_samples *samples) {
-    uint64_t ns;
-    PM_TRY(bench_fill(r->session, r->ids, t->n_depth, &r->filled));
+    uint64_t ns, first_ns;
+    for (uint32_t s = 0; s < t->n_seqs; s++)
+        PM_TRY(bench_fill(r->session, (int)s, r->ids, t->n_depth, &r->filled[s]));
     double cpu = pm_cpu_seconds();
-    PM_TRY(t->n_prompt ? time_prompt(r, t, &ns) : time_gen(r, t, &ns));
+    PM_TRY(time_test(r, t, &ns, &first_ns));
     if (app_interrupted())
         return pm_fail(PM_ERR_CANCELLED, "interrupted");
     if (!samples)
         return PM_OK;
     samples->cpu_seconds += pm_cpu_seconds() - cpu;
+    samples->first_ns += (double)first_ns;
     samples->ns[samples->n++] = ns;
     return PM_OK;
 }

@@ -214,6 +214,11 @@ uint64_t pm_free_ram(void);
 // Peak resident bytes of this process, 0 where unknown.
 uint64_t pm_peak_rss(void);
 
+// Who governs the clock of the first processor, "powersave"; empty where the system does not say.
+void pm_cpu_governor(char *text, size_t size);
+// Processes that ran or wanted to in the last minute; below 0 where the system does not say.
+double pm_load_average(void);
+
 #ifdef __cplusplus
 }
 #endif

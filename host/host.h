@@ -18,6 +18,9 @@ pm_status pm_device_open_dry(const pm_device_info *info, pm_device **dev);
 // Bytes still free for us on a heap.
 uint64_t pm_device_heap_free(const pm_device *dev, int heap);
 
+// Of all kernels of this build, in hex: two builds with the same run the same code.
+const char *pm_shader_hash(void);
+
 // What a child process does that was started as PROGRAM PM_TRY_COMMAND ...: argc and argv are what follows. Returns an exit code.
 #define PM_TRY_COMMAND "try-kernels"
 int pm_device_try_kernels(int argc, char **argv);

@@ -648,6 +648,39 @@ uint64_t pm_peak_rss(void) {
 #endif
 }
 
+#ifndef _WIN32
+// The first line of a file of the system, without its end; empty where there is none.
+static void first_line(const char *path, char *text, size_t size) {
+    FILE *stream = fopen(path, "r");
+    text[0] = 0;
+    if (stream && !fgets(text, (int)size, stream))
+        text[0] = 0;
+    if (stream)
+        fclose(stream);
+    text[strcspn(text, "\n")] = 0;
+}
+#endif
+
+void pm_cpu_governor(char *text, size_t size) {
+#ifdef _WIN32
+    if (size)
+        text[0] = 0;
+#else
+    first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", text, size);
+#endif
+}
+
+double pm_load_average(void) {
+#ifdef _WIN32
+    return -1;
+#else
+    char text[64];
+    double load;
+    first_line("/proc/loadavg", text, sizeof(text));
+    return sscanf(text, "%lf", &load) == 1 ? load : -1;
+#endif
+}
+
 // ---- other programs ----------------------------------------------------------------------------------------------------
 
 #ifdef _WIN32

@@ -100,3 +100,7 @@ void pm_text_add(pm_text *t, const char *format, ...) {
     memcpy(t->p + t->n, line, (size_t)n + 1);
     t->n += (size_t)n;
 }
+
+const char *pm_shader_hash(void) {
+    return PM_SHADER_HASH;
+}

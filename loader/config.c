@@ -346,6 +346,28 @@ static pm_status check_unexplained(const char *path, const pm_file *file) {
     return PM_OK;
 }
 
+typedef pm_status (*add_tensor)(void *user, const char *name, uint64_t rows, uint64_t cols);
+
+static pm_status imply(const pm_config *c, const implied *want, uint32_t layer, const char *prefix, add_tensor add, void *user) {
+    char name[64];
+    if (!is_needed(c, want->need, layer))
+        return PM_OK;
+    snprintf(name, sizeof(name), "%s%s", prefix, want->name);
+    return add(user, name, extent_of(c, want->rows), want->cols == NONE ? 0 : extent_of(c, want->cols));
+}
+
+pm_status pm_config_imply(const pm_config *config, add_tensor add, void *user) {
+    for (size_t i = 0; i < sizeof(model_tensors) / sizeof(model_tensors[0]); i++)
+        PM_TRY(imply(config, &model_tensors[i], 0, "", add, user));
+    for (uint32_t layer = 0; layer < config->n_layers; layer++) {
+        char prefix[24];
+        snprintf(prefix, sizeof(prefix), "blk.%u.", layer);
+        for (size_t i = 0; i < sizeof(layer_tensors) / sizeof(layer_tensors[0]); i++)
+            PM_TRY(imply(config, &layer_tensors[i], layer, prefix, add, user));
+    }
+    return PM_OK;
+}
+
 pm_status pm_config_check_tensors(const char *path, const pm_file *file) {
     for (size_t i = 0; i < sizeof(model_tensors) / sizeof(model_tensors[0]); i++)
         if (is_needed(&file->config, model_tensors[i].need, 0))

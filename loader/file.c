@@ -145,6 +145,8 @@ static bool ends_with(const char *text, const char *end) {
 
 // A file's first bytes decide; names are only a hint for the message.
 static pm_status open_any(pm_file *file, const char *path) {
+    if (pm_synthetic_is(path))
+        return pm_synthetic_open(file, path);
     if (pm_path_is_dir(path))
         return pm_safetensors_open(file, path);
 

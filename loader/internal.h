@@ -151,6 +151,9 @@ void pm_config_init(pm_config *config);
 pm_status pm_config_finish(const char *path, pm_config *config);
 // Adds an id on which generation stops, once.
 pm_status pm_config_add_eos(const char *path, pm_config *config, int32_t id);
+// Calls `add` for each tensor that the config implies, but for the experts; cols 0: a vector of `rows`.
+pm_status pm_config_imply(const pm_config *config, pm_status (*add)(void *user, const char *name, uint64_t rows, uint64_t cols),
+                          void *user);
 // PM_ERR_FILE unless every tensor the config implies is among the sorted ones; PM_ERR_UNSUPPORTED for one it does not explain.
 pm_status pm_config_check_tensors(const char *path, const pm_file *file);
 
@@ -211,6 +214,12 @@ pm_status pm_safetensors_open(pm_file *file, const char *path);
 pm_status pm_safetensors_read(pm_file *file, const pm_shard *shard);
 // The shards' names, each once, in the order of their first appearance.
 pm_status pm_safetensors_read_index(const char *path, const struct cJSON *root, pm_arena *arena, const char ***names, size_t *n);
+
+// ---- synthetic.c --------------------------------------------------------------------------------------------------------
+
+bool pm_synthetic_is(const char *path);
+// Config and tensors of "synthetic:NAME:TYPE"; PM_ERR_USAGE for one that there is not.
+pm_status pm_synthetic_open(pm_file *file, const char *path);
 
 // ---- gguf.c, gguf_model.c -----------------------------------------------------------------------------------------------
 

@@ -42,6 +42,50 @@ tr -d '\n\t ' <"$out" | sed 's/{/\n/g' | awk '
     }
     END { exit rows != 2 }' || bad "avg_ts is not the mean of the samples' rates" "-o json"
 
+# Sweeps, prompts with answers, batches, and more than one model.
+expect 0 '*' '*' "$bench" -m "$model" -m "$model" -p 8-32*2 -n 2-4+2 -b 1,3 -pg 8,4 -d 0-16+16 -r 1
+tests="pp8,pp16,pp32,tg2,tg2 b3,tg4,tg4 b3,pp8+tg4,"
+deep=$(echo "$tests" | sed 's/,/ @ d16,/g')
+all=$(for row in 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do cells $row 2; done | tr '\n' ',')
+[ "$all" = "$tests$deep" ] || bad "the tests are $all" "-p 8-32*2"
+[ "$(grep -c '^|' "$out")" = 36 ] || bad "not two tables of sixteen rows" "two models"
+
+expect 0 '*' '*' "$bench" -m "$model" -p 8-8 -n 4 -b 2 -pg 8,4 -r 2 -ctk q8_0 -ctv q8_0 -o jsonl
+[ "$(wc -l <"$out")" = 3 ] || bad "not three lines" "-o jsonl"
+grep -q '| Vulkan ' "$err" || bad "no line of the device" "-o jsonl"
+[ "$(grep -c '"type_k":"q8_0","type_v":"q8_0"' "$out")" = 3 ] || bad "no type of the cache" "-o jsonl"
+[ "$(grep -c '"shader_hash":"[0-9a-f]\{64\}"' "$out")" = 3 ] || bad "no hash of the kernels" "-o jsonl"
+[ "$(grep -c '"ttft_ms":[0-9.]*,' "$out")" = 1 ] || bad "no time to the first id of the answer" "-o jsonl"
+awk -F '"avg_ns":|"avg_ts":|"n_seqs":|"min_ts":|"max_ts":|"median_ts":' '
+    { n = $0 ~ /"n_prompt":8,"n_gen":4/ ? 12 : $0 ~ /"n_gen":4/ ? 8 : 8
+      if (!($5 + 0 <= $7 + 0 && $7 + 0 <= $6 + 0 && $5 + 0 > 0)) exit 1
+      x = $2 * $3 / 1e9 / n # the mean of rates is a little above the rate of the mean
+      if (x < 0.999 || x > 2) exit 1 }' "$out" || bad "min, median and max are out of order, or tokens are counted wrong" "-o jsonl"
+
+expect 0 '*' '*' "$bench" -m "$model" -p 8 -n 4 -r 1 -o csv
+awk -F ',' 'NR == 1 { n = NF } END { exit NR != 3 || n < 60 }' "$out" || bad "not a head and two rows" "-o csv"
+grep -q '^format,engine,build_commit,.*,model_filename,model_type,model_size,.*,n_prompt,n_gen,n_depth,test_time,avg_ns,stddev_ns,avg_ts,stddev_ts,' \
+    "$out" || bad "the names are not llama-bench's" "-o csv"
+if command -v python3 >/dev/null; then
+    python3 -c 'import csv, sys
+rows = list(csv.DictReader(open(sys.argv[1])))
+assert [(r["n_prompt"], r["n_gen"]) for r in rows] == [("8", "0"), ("0", "4")] and all(None not in r for r in rows)' "$out" ||
+        bad "no CSV" "-o csv"
+    expect 0 'CREATE TABLE IF NOT EXISTS llama_bench' '*' "$bench" -m "$model" -p 8 -n 4 -r 1 -o sql
+    python3 -c 'import sqlite3, sys
+db = sqlite3.connect(":memory:")
+db.executescript(open(sys.argv[1]).read())
+rows = db.execute("SELECT n_prompt, n_gen, avg_ts > 0, typeof(max_ts), ttft_ms FROM llama_bench").fetchall()
+assert rows == [(8, 0, 1, "real", None), (0, 4, 1, "real", None)], rows' "$out" || bad "no SQL" "-o sql"
+fi
+
+# A model without a file: the shapes and bytes of the real one, the same ids at each run.
+expect 0 '*' '*' "$bench" --synthetic qwen3-0.6b:q4_k_m -p 2 -n 0 -r 1 -o jsonl
+grep -q '"model_type":"qwen3 0.6B Q4_K","model_size":[0-9]*,"model_n_params":596049920' "$out" || bad "other dimensions" --synthetic
+expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-5b:q4_k_m
+expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-4b:q4_z
+expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-4b
+
 # ---- operations ---------------------------------------------------------------------------------------------------------------
 
 "$bench" -m "$model" --ops -p 1,8 >"$out" 2>"$err"
@@ -103,9 +147,20 @@ fi
 expect 2 "" "-m" "$bench" -p 8
 expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 8,x
 expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 99999999999
+expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 0-8*2
+expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 8-64*1
+expect 2 "" "wanted whole numbers" "$bench" -m "$model" -p 8-4
+expect 2 "" "wanted whole numbers" "$bench" -m "$model" -d 0-8+0
+expect 2 "" "more than 64 numbers" "$bench" -m "$model" -p 1-65
+expect 2 "" "512,128" "$bench" -m "$model" -pg 8
+expect 2 "" "512,128" "$bench" -m "$model" -pg 8,0
+expect 2 "" "wanted 1 to 64 sequences" "$bench" -m "$model" -b 65
+expect 2 "" "K and V have one type" "$bench" -m "$model" -ctv q8_0
+expect 2 "" "no such tests" "$bench" -m "$tmp/none.gguf" -b 2 --peer "$bench"
+expect 1 "" "No such file" "$bench" -m "$model" -m "$tmp/missing"
 expect 2 "" "there is nothing to measure" "$bench" -m "$model" -p 0 -n 0
 expect 2 "" "these tests need 20" "$bench" -m "$model" -p 20 -n 0 -c 10
-expect 2 "" "wanted md or json" "$bench" -m "$model" -o xml
+expect 2 "" "wanted md or csv or json" "$bench" -m "$model" -o xml
 expect 1 "" "No such file" "$bench" -m "$tmp/missing"
 expect 0 "pumice-bench 0." "" "$bench" --version
 exit $failed
