@@ -1,5 +1,6 @@
 // pumice devices: what the Vulkan devices here are and can do, a line each or as JSON.
 #include "app/json.h"
+#include "app/limits.h"
 #include "host/host.h"
 
 #include <inttypes.h>
@@ -183,6 +184,7 @@ typedef struct values {
 
 static const app_option options[] = {
     {.name = "--json", .help = "all that is known of each device, as JSON", .kind = APP_FLAG, .offset = offsetof(values, json)},
+    APP_LIMITS_OPTION,
 };
 
 static int run(int argc, char **argv) {

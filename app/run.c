@@ -1,4 +1,5 @@
 // pumice run: one prompt, one answer, streamed to stdout; what it took is told on stderr.
+#include "app/limits.h"
 #include "app/run.h"
 
 #include <stdio.h>
@@ -31,6 +32,7 @@ static const app_option options[] = {
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
      AT(rope_bf16)},
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
+    APP_LIMITS_OPTION,
 };
 // clang-format on
 

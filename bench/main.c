@@ -1,5 +1,6 @@
 // The program `pumice-bench`: measures models and kernels on a device, in the words of llama-bench. This file has the command line,
 // opens what is measured, and closes it; what is done with it is tokens.c and ops.c.
+#include "app/limits.h"
 #include "bench/bench.h"
 
 #include <cjson/cJSON.h>
@@ -32,6 +33,7 @@ static const app_option options[] = {
     {.name = "--ctx", .letter = "-c", .value = "N", .help = "room for N tokens; else as many as are needed", .kind = APP_U32,
      .least = 1, .most = APP_MAX_CTX, AT(context.ctx)},
     APP_CACHE_OPTIONS(bench_options, context),
+    APP_LIMITS_OPTION,
 };
 // clang-format on
 

@@ -1,5 +1,6 @@
 // What each kind of device is given to work with, and the only place for vendor and driver names and PM_* overrides.
 #include "host/caps.h"
+#include "host/limits.h"
 #include "shaders/abi.h"
 #include "volk.h"
 
@@ -208,6 +209,16 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
     caps->use_coopmat = p->use_tiles && caps->has & PM_NEED_COOPMAT;
     lay_coopmat(info, &caps->coopmat);
     apply_overrides(info, caps);
+}
+
+void pm_caps_limit(pm_device_info *info) {
+    const char *name = getenv("PM_LIMITS");
+    const pm_limits *named = name && *name ? pm_limits_find(name) : NULL;
+    if (name && *name && !named)
+        bad_override("PM_LIMITS", name, "no device of this name is known");
+    if (named)
+        pm_limits_apply(named, info);
+    pm_limits_apply(pm_limits_get(), info);
 }
 
 bool pm_caps_wants_graphics_queue(void) {

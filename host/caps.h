@@ -8,6 +8,7 @@
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
 //   PM_STAGING=1                              device memory is not mapped even where it could be
+//   PM_LIMITS=name                            the device is taken for one of limits.c, as with --limits
 //   PM_QUEUE=graphics                         a queue that can draw too, where there is one that only computes
 #ifndef PM_CAPS_H
 #define PM_CAPS_H
@@ -50,6 +51,9 @@ typedef struct pm_caps {
     uint32_t row_workgroup;       // invocations where one workgroup goes through a row of logits; a power of two
     bool map_device;              // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
+
+// Takes from info what --limits and PM_LIMITS say that the device is to lack.
+void pm_caps_limit(pm_device_info *info);
 
 // Fills caps from info. Called once, when the device is opened.
 void pm_caps_fill(const pm_device_info *info, pm_caps *caps);
