@@ -123,5 +123,6 @@ drivers="lavapipe swiftshader radv limits:mali"
 part "suite on $drivers" count tests/drivers.sh "$gcc_build" $drivers
 part "suite under the validation layers" run_validation
 part "suite under ASan and UBSan" run_sanitized
+[ "$mode" != --all ] || part "packages" count tests/package.sh "$gcc_build"
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
 finish

@@ -7,7 +7,7 @@
 // A row for the tables of commands that open or list devices. It needs no value: what is read is set for the process.
 // clang-format off
 #define APP_LIMITS_OPTION                                                                                                         \
-    {.name = "--limits", .value = "NAME|FILE", .help = "as if the device were NAME, or FILE of vulkan.gpuinfo.org",               \
+    {.name = "--limits", .value = "NAME|FILE", .help = "as if on NAME, or on FILE of vulkan.gpuinfo.org",                         \
      .kind = APP_READ, .read = app_limits_read, .rare = true}
 // clang-format on
 pm_status app_limits_read(const app_option *option, const char *text, void *value);

@@ -1,6 +1,7 @@
 // The program `pumice-bench`: measures models and kernels on a device, in the words of llama-bench. This file has the command line,
 // opens what is measured, and closes it; what is done with it is tokens.c and ops.c.
 #include "app/limits.h"
+#include "app/version.h"
 #include "bench/bench.h"
 
 #include <cjson/cJSON.h>
@@ -190,7 +191,7 @@ static int run(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--version"))
-        return puts("pumice-bench " PM_VERSION) < 0;
+        return printf("pumice-bench %s\n", app_version()) < 0;
     if (argc > 1)
         return command.run(argc - 1, argv + 1);
     fputs("usage: pumice-bench -m MODEL [options]; pumice-bench --help tells more\n", stderr);

@@ -9,6 +9,7 @@ pumice=$1 bench=$2
 
 expect 0 "devices" "" "$pumice" --help
 expect 0 "pumice 0." "" "$pumice" --version
+grep -Eq '^pumice [0-9.]+ \(commit ([0-9a-f]{12}\+?|unknown), [A-Za-z]+ [0-9.]+, kernels [0-9a-f]{8}\)$' "$out" || bad "not a version" "$pumice" --version
 expect 2 "" "usage: pumice COMMAND" "$pumice"
 expect 2 "" "no command \"frobnicate\"" "$pumice" frobnicate
 expect 0 "--json" "" "$pumice" devices --help
