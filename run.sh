@@ -10,5 +10,5 @@ find_tools
 build "$root/build"
 
 "$root/build/pumice" devices
-[ $# -gt 0 ] || set -- -p "How many r's in strawberry?" --temp 0
+[ $# -gt 0 ] || set -- -p "How many r's in strawberry?" --seed 7
 exec "$root/build/pumice" run "$root/tests/data/tiny-qwen3" "$@"

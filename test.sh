@@ -3,7 +3,7 @@
 # fuzzes, and checks rooms and format. The last line is "N passed, N failed"; the exit code is 0 when nothing failed.
 #   ./test.sh           all of it
 #   ./test.sh --quick   the inner loop: one build, lavapipe, rooms, format
-#   ./test.sh --all     also newer drivers and the slow sweeps
+#   ./test.sh --all     also newer drivers, the slow sweeps, and real weights against llama.cpp
 set -u
 root=$(cd "$(dirname "$0")" && pwd)
 . "$root/tests/setup.sh"
@@ -125,4 +125,5 @@ part "suite under the validation layers" run_validation
 part "suite under ASan and UBSan" run_sanitized
 [ "$mode" != --all ] || part "packages" count tests/package.sh "$gcc_build"
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
+[ "$mode" != --all ] || part "real weights against llama.cpp" count tests/peer.sh "$gcc_build"
 finish

@@ -6,54 +6,18 @@
 typedef struct writer {
     const run_options *o;
     const pm_tokenizer *tokenizer; // NULL: the model has none
-    pm_utf8_stream stream;
-    char *text; // room for what one id can give
-    pm_stops *stops;
-    char *sure;  // room for that and what was held back; both NULL where no string ends the answer
-    bool inside; // a line is begun
-    bool gone;   // nobody reads any more
+    app_view view;
     pm_loop_watch loops;
     bool warned;
 } writer;
 
+static writer open_writer(const run_options *o, const pm_model *model, const run_prompt *prompt) {
+    bool plain = prompt->thinks < 0 && o->show < 0; // a text that goes on has no parts
+    return (writer){.o = o, .tokenizer = pm_model_tokenizer(model), .view.how = plain ? APP_SHOW_PLAIN : app_show_choose(o->show)};
+}
+
 static bool writes_text(const writer *w) {
     return w->tokenizer && !w->o->print_ids && w->o->logprobs == APP_NOT_GIVEN;
-}
-
-static pm_status open_stops(writer *w, size_t room) {
-    const app_stops *stops = &w->o->stops;
-    if (stops->n == 0)
-        return PM_OK;
-    if (!w->tokenizer)
-        return pm_fail(PM_ERR_USAGE, "--stop is about text, and the model comes without a tokenizer");
-    w->sure = pm_malloc(room + PM_STOP_MAX);
-    if (!w->sure)
-        return pm_fail(PM_ERR_MEMORY, "no memory for the answer's text");
-    return pm_stops_open(stops->strings, (int)stops->n, &w->stops);
-}
-
-static pm_status open_writer(const run_options *o, const pm_model *model, writer *w) {
-    *w = (writer){.o = o, .tokenizer = pm_model_tokenizer(model)};
-    size_t room = w->tokenizer ? pm_tokenizer_text_max(w->tokenizer) : 0;
-    w->text = pm_malloc(room > 16 ? room : 16);
-    return w->text ? open_stops(w, room) : pm_fail(PM_ERR_MEMORY, "no memory for the answer's text");
-}
-
-static pm_status write_text(writer *w, const char *text, size_t n) {
-    if (n == 0 || w->gone)
-        return PM_OK;
-    w->inside = text[n - 1] != '\n';
-    return app_write(text, n, &w->gone);
-}
-
-// Text of the answer, as far as it is sure that no stop string begins there. *stopped: one is complete.
-static pm_status take_text(writer *w, size_t n, bool *stopped) {
-    const char *text = w->text;
-    if (w->stops) {
-        *stopped = pm_stops_next(w->stops, w->text, n, w->sure, &n);
-        text = w->sure;
-    }
-    return writes_text(w) ? write_text(w, text, n) : PM_OK;
 }
 
 // Once, and changes nothing: a table may repeat a line.
@@ -66,45 +30,35 @@ static void watch_loops(writer *w, int32_t id) {
            block);
 }
 
-static pm_status write_id(writer *w, const pm_session *session, int32_t id, bool *stopped) {
+static pm_status write_id(writer *w, const pm_session *session, const pm_dialog *dialog, int32_t id, pm_str text) {
     int n;
+    char number[16];
     const pm_logprob *likely = pm_session_logprobs(session, &n);
     watch_loops(w, id);
-    if (n > 0)
-        PM_TRY(run_logprobs_write(w->tokenizer, likely, n, &w->gone));
-    else if (!writes_text(w))
-        PM_TRY(write_text(w, w->text, (size_t)snprintf(w->text, 16, w->inside ? " %d" : "%d", (int)id)));
-    if (!w->tokenizer)
-        return PM_OK;
-    return take_text(w, pm_tokenizer_decode_next(w->tokenizer, &w->stream, id, PM_DECODE_SKIP_SPECIAL, w->text), stopped);
-}
-
-// What was held back: it is sure now.
-static pm_status finish_text(writer *w, bool stopped) {
-    if (!w->text || !writes_text(w) || stopped)
-        return PM_OK;
-    PM_TRY(take_text(w, pm_tokenizer_decode_end(&w->stream, w->text), &stopped));
-    return w->stops && !stopped ? write_text(w, w->sure, pm_stops_end(w->stops, w->sure)) : PM_OK;
+    if (writes_text(w))
+        return app_view_piece(&w->view, pm_dialog_turn(dialog), text);
+    if (w->o->logprobs != APP_NOT_GIVEN) // what ends thinking is given, not drawn
+        return n > 0 && likely[0].id == id ? run_logprobs_write(w->tokenizer, likely, n, &w->view.gone) : PM_OK;
+    return app_view_write(&w->view, number, (size_t)snprintf(number, sizeof(number), w->view.inside ? " %d" : "%d", (int)id));
 }
 
 // Finishes the last character and the last line; also after a failure, whose message then has a line of its own.
-static pm_status close_writer(writer *w, bool stopped) {
-    pm_status status = finish_text(w, stopped);
-    if (status == PM_OK && w->inside && !w->gone)
-        status = app_write("\n", 1, &w->gone);
-    pm_stops_close(&w->stops);
-    pm_free(w->sure);
-    pm_free(w->text);
-    w->text = w->sure = NULL;
-    return status;
+static pm_status close_writer(writer *w, pm_dialog *dialog) {
+    pm_str text;
+    pm_status status = pm_dialog_finish(dialog, &text);
+    if (status == PM_OK && writes_text(w))
+        status = app_view_piece(&w->view, pm_dialog_turn(dialog), text);
+    pm_status ended = app_view_end(&w->view, writes_text(w) ? pm_dialog_turn(dialog) : NULL);
+    return status == PM_OK ? ended : status;
 }
 
 // ---- the loop ---------------------------------------------------------------------------------------------------------
 
 // One id, and what it means. *more: go on.
-static pm_status step(const pm_model *model, pm_session *session, writer *w, run_answer *a, bool *more) {
+static pm_status step(const pm_model *model, const pm_session *session, pm_dialog *dialog, writer *w, run_answer *a, bool *more) {
+    pm_str text;
     *more = false;
-    pm_status status = pm_session_next(session, &a->last_id);
+    pm_status status = pm_dialog_next(dialog, &a->last_id, &text);
     if (status == PM_ERR_CONTEXT) {
         a->stop = RUN_STOP_CONTEXT;
         return PM_OK;
@@ -113,13 +67,12 @@ static pm_status step(const pm_model *model, pm_session *session, writer *w, run
     a->end_ns = pm_now_ns();
     if (a->n++ == 0)
         a->first_ns = a->end_ns;
-    bool stopped = false;
-    PM_TRY(write_id(w, session, a->last_id, &stopped));
-    if (stopped)
+    PM_TRY(write_id(w, session, dialog, a->last_id, text));
+    if (pm_dialog_is_stopped(dialog))
         a->stop = RUN_STOP_STRING;
     else if (pm_model_is_eos(model, a->last_id))
         a->stop = RUN_STOP_END;
-    else if (w->gone)
+    else if (w->view.gone)
         a->stop = RUN_STOP_READER;
     else if (app_interrupted())
         a->stop = RUN_STOP_INTERRUPTED;
@@ -128,11 +81,12 @@ static pm_status step(const pm_model *model, pm_session *session, writer *w, run
     return PM_OK;
 }
 
-static pm_status draw(uint32_t most, const pm_model *model, pm_session *session, writer *w, run_answer *a) {
+static pm_status draw(uint32_t most, const pm_model *model, const pm_session *session, pm_dialog *dialog, writer *w,
+                      run_answer *a) {
     bool more = true;
     a->stop = RUN_STOP_N;
     while (more && a->n < most)
-        PM_TRY(step(model, session, w, a, &more));
+        PM_TRY(step(model, session, dialog, w, a, &more));
     return PM_OK;
 }
 
@@ -153,8 +107,12 @@ static pm_status dump_logits(const char *path, const pm_model *model, pm_session
     return PM_OK;
 }
 
-static pm_status run_all(const run_options *o, const pm_model *model, pm_session *session, const run_prompt *prompt,
-                         const pm_sampler *sampler, writer *w, run_answer *a) {
+static pm_status run_all(const run_options *o, const pm_model *model, pm_session *session, pm_dialog *dialog,
+                         const run_prompt *prompt, const pm_sampler *sampler, writer *w, run_answer *a) {
+    pm_dialog_options how = {.sampler = *sampler,
+                             .think_budget = prompt->thinks < 0 ? 0 : o->think_budget,
+                             .stops = o->stops.strings,
+                             .n_stops = (int)o->stops.n};
     a->began_ns = pm_now_ns();
     if (o->dump_logits) {
         pm_status status = dump_logits(o->dump_logits, model, session, prompt);
@@ -165,23 +123,20 @@ static pm_status run_all(const run_options *o, const pm_model *model, pm_session
     }
     if (o->n_tokens == 0)
         return prompt_done(pm_session_eval(session, 0, prompt->ids, prompt->n, NULL), session, a);
-    pm_status status = pm_session_start(session, 0, prompt->ids, prompt->n, sampler);
-    PM_TRY(prompt_done(status, session, a));
-    if (a->stop == RUN_STOP_INTERRUPTED)
-        return pm_session_end(session);
-    PM_TRY(draw(o->n_tokens, model, session, w, a));
-    return pm_session_end(session);
+    PM_TRY(prompt_done(pm_dialog_start_ids(dialog, prompt->ids, prompt->n, &how), session, a));
+    return a->stop == RUN_STOP_INTERRUPTED ? PM_OK : draw(o->n_tokens, model, session, dialog, w, a);
 }
 
 pm_status run_answer_write(const run_options *o, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer) {
-    writer w;
+    writer w = open_writer(o, model, prompt);
+    pm_dialog *dialog;
     *answer = (run_answer){.last_id = -1};
-    pm_status status = open_writer(o, model, &w);
+    PM_TRY(pm_dialog_open(session, 0, &dialog));
     app_watch(session);
-    if (status == PM_OK)
-        status = run_all(o, model, session, prompt, sampler, &w, answer);
+    pm_status status = run_all(o, model, session, dialog, prompt, sampler, &w, answer);
     app_watch(NULL);
-    pm_status closed = close_writer(&w, answer->stop == RUN_STOP_STRING);
+    pm_status closed = close_writer(&w, dialog);
+    pm_dialog_close(&dialog);
     return status == PM_OK ? closed : status;
 }

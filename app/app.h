@@ -21,8 +21,14 @@ typedef enum app_kind {
     APP_U64,   // uint64_t within [least, most]
     APP_FLOAT, // float within [least, most]
     APP_WORD,  // int: which of `words` it is
+    APP_TEXTS, // app_texts: an operand that may come any number of times, the last one of its table
     APP_READ,  // what `read` makes of the text
 } app_kind;
+
+typedef struct app_texts {
+    const char *const *items; // of argv
+    size_t n;
+} app_texts;
 
 // An option or operand of a command, and where its value goes in the command's struct of values, which holds the defaults before.
 typedef struct app_option {
@@ -55,12 +61,17 @@ typedef struct app_command {
 // "--ctx=5", and after "--" all are operands.
 bool app_parse(const app_command *command, int argc, char **argv, void *values, int *exit_code);
 
+// Sets one row of the table as if it stood on the command line; name without dashes. PM_ERR_USAGE.
+pm_status app_set(const app_command *command, const char *name, const char *text, void *values);
+
 // Says the line of the last pm_fail on stderr and gives the exit code for it; APP_EXIT_OK for PM_OK. Each program has its own.
 int app_exit(pm_status status);
 
 // From now on the first Ctrl-C cancels this session, where one is given, and is remembered; a second one ends the program at once.
 void app_watch(pm_session *session);
 bool app_interrupted(void);
+// Forgets an interruption, and watches no more: Ctrl-C ends the program until the next app_watch.
+void app_interrupt_reset(void);
 
 // Standard output: writes and flushes. A reader that went away (pumice run ... | head) is no failure: *gone is set, and the command
 // should end; main then asks no more whether everything was written.
@@ -76,13 +87,19 @@ const char *app_count(uint64_t count, char text[APP_SHORT_TEXT]);
 // characters too. The caller's to pm_free; NULL without memory.
 char *app_utf8(pm_str text);
 char *app_printable(pm_str text);
+// PM_ERR_USAGE with the offset of the first byte that is not UTF-8, or is zero; `from` names the source.
+pm_status app_check_utf8(const char *from, const char *text, size_t n);
+pm_status app_check_zeros(const char *from, const char *text, size_t n, const char *remedy);
 
 // The commands; main.c has the list.
 extern const app_command app_run;
+extern const app_command app_chat;
 extern const app_command app_devices;
 extern const app_command app_info;
 extern const app_command app_plan;
 extern const app_command app_perplexity;
+extern const app_command app_embed;
+extern const app_command app_rerank;
 extern const app_command app_quantize;
 extern const app_command app_tokenize;
 extern const app_command app_template;

@@ -81,8 +81,19 @@ static const char *scaling_name(const pm_config *c) {
 }
 
 static const char *template_family(pm_str text) {
-    static const char *const names[] = {[PM_CHAT_NONE] = "unknown", [PM_CHAT_QWEN3] = "Qwen3", [PM_CHAT_CHATML] = "ChatML"};
-    return names[pm_chat_recognise(text)];
+    static const char *const names[] = {
+        [PM_CHAT_NONE] = "unknown",  [PM_CHAT_QWEN3] = "Qwen3",    [PM_CHAT_QWEN2] = "Qwen2.5",
+        [PM_CHAT_CHATML] = "ChatML", [PM_CHAT_LLAMA3] = "Llama 3",
+    };
+    static const char *const guesses[] = {
+        [PM_CHAT_NONE] = "unknown",
+        [PM_CHAT_QWEN3] = "a stranger, as Qwen3",
+        [PM_CHAT_QWEN2] = "a stranger, as Qwen2.5",
+        [PM_CHAT_CHATML] = "a stranger, as ChatML",
+        [PM_CHAT_LLAMA3] = "a stranger, as Llama 3",
+    };
+    pm_chat_style style = pm_chat_recognise(text);
+    return style.guessed ? guesses[style.format] : names[style.format];
 }
 
 static double bits_each(const sum *s) {
@@ -101,10 +112,28 @@ static void print_rope(const pm_config *c) {
     printf("\n");
 }
 
+static uint32_t count_dense(const pm_config *c) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        n += !pm_config_has_experts(c, i);
+    return n;
+}
+
+static void print_experts(const pm_config *c) {
+    if (c->n_experts == 0)
+        return;
+    printf("experts        %" PRIu32 " of %" PRIu32 ", %" PRIu32 " for a token%s", c->n_experts, c->expert_ffn_dim,
+           c->n_experts_used, c->experts_normed ? ", normed" : "");
+    if (count_dense(c))
+        printf("; none in %" PRIu32 " layers", count_dense(c));
+    printf("\n");
+}
+
 static void print_config(const pm_config *c) {
     printf("architecture   %s\n", c->architecture);
     printf("layers         %" PRIu32 "\n", c->n_layers);
     printf("width          %" PRIu32 ", feed-forward %" PRIu32 "\n", c->dim, c->ffn_dim);
+    print_experts(c);
     printf("heads          %" PRIu32 " of %" PRIu32 ", %" PRIu32 " for keys and values%s%s\n", c->n_heads, c->head_dim,
            c->n_kv_heads, c->qk_norm ? ", normed" : "", c->qkv_bias ? ", with bias" : "");
     if (c->max_ctx)
@@ -304,11 +333,23 @@ static void put_id(app_json *j, cJSON *o, const char *name, int32_t id) {
         app_json_text(j, o, name, NULL);
 }
 
+static void put_experts(app_json *j, cJSON *o, const pm_config *c) {
+    if (c->n_experts == 0)
+        return;
+    cJSON *experts = app_json_object(j, o, "experts");
+    app_json_number(j, experts, "count", c->n_experts);
+    app_json_number(j, experts, "used", c->n_experts_used);
+    app_json_number(j, experts, "feed_forward", c->expert_ffn_dim);
+    app_json_bool(j, experts, "normed", c->experts_normed);
+    app_json_number(j, experts, "dense_layers", count_dense(c));
+}
+
 static void put_config(app_json *j, cJSON *o, const pm_config *c) {
     app_json_text(j, o, "architecture", c->architecture);
     app_json_number(j, o, "layers", c->n_layers);
     app_json_number(j, o, "width", c->dim);
     app_json_number(j, o, "feed_forward", c->ffn_dim);
+    put_experts(j, o, c);
     app_json_number(j, o, "heads", c->n_heads);
     app_json_number(j, o, "kv_heads", c->n_kv_heads);
     app_json_number(j, o, "head_dim", c->head_dim);

@@ -23,3 +23,8 @@ void app_watch(pm_session *session) {
 bool app_interrupted(void) {
     return interrupted;
 }
+
+void app_interrupt_reset(void) {
+    interrupted = 0;
+    signal(SIGINT, SIG_DFL);
+}

@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "app/app.h"
+#include "app/lines.h"
 #include "app/messages.h"
+#include "app/style.h"
 #include "backend/tokenizer.h"
 
 enum { MAX_TEXT = 256 << 20 }; // bytes
@@ -26,18 +28,6 @@ typedef struct look {
     pm_status (*json)(const state *s, char *line, size_t size, cJSON **out);
 } look;
 
-static pm_status parse(const char *line, size_t size, cJSON **json) {
-    const char *end = NULL;
-    *json = cJSON_ParseWithLengthOpts(line, size, &end, false);
-    while (*json && end < line + size && strchr(" \t\r", *end))
-        end++;
-    if (*json && end == line + size)
-        return PM_OK;
-    cJSON_Delete(*json);
-    *json = NULL;
-    return pm_fail(PM_ERR_USAGE, "not JSON from byte %d on", (int)(end ? end - line : 0));
-}
-
 // ---- tokenize -----------------------------------------------------------------------------------------------------------
 
 static pm_status encode(const state *s, const char *text, size_t size, int32_t **ids, size_t *n) {
@@ -55,56 +45,21 @@ static pm_status tokenize_text(const state *s, const char *text, size_t size) {
     return PM_OK;
 }
 
-// cJSON ends a string at \u0000. Unicode keeps U+FDD0 for the inside of programs: it stands for zero while a line is parsed.
-static void hide_zeros(char *line, size_t size) {
-    for (size_t i = 0; i + 6 <= size; i++) {
-        if (line[i] != '\\')
-            continue;
-        if (!memcmp(line + i, "\\u0000", 6))
-            memcpy(line + i + 2, "fdd0", 4);
-        i++; // what is escaped
-    }
-}
-
-// Returns the size.
-static size_t show_zeros(char *text) {
-    size_t n = strlen(text), to = 0;
-    for (size_t i = 0; i < n; to++) {
-        bool zero = !strncmp(text + i, "\xEF\xB7\x90", 3);
-        text[to] = zero ? 0 : text[i];
-        i += zero ? 3 : 1;
-    }
-    return to;
-}
-
-static pm_status tokenize_string(const state *s, const cJSON *in, cJSON **out) {
+static pm_status tokenize_json(const state *s, char *line, size_t size, cJSON **out) {
     int32_t *ids;
     size_t n;
-    if (!cJSON_IsString(in))
-        return pm_fail(PM_ERR_USAGE, "not a string");
-    n = show_zeros(in->valuestring);
-    PM_TRY(encode(s, in->valuestring, n, &ids, &n));
+    PM_TRY(app_line_string(line, &size));
+    PM_TRY(encode(s, line, size, &ids, &n));
     *out = n > 0 ? cJSON_CreateIntArray(ids, (int)n) : cJSON_CreateArray();
     pm_free(ids);
     return PM_OK;
 }
 
-static pm_status tokenize_json(const state *s, char *line, size_t size, cJSON **out) {
-    cJSON *in;
-    hide_zeros(line, size);
-    PM_TRY(parse(line, size, &in));
-    pm_status status = tokenize_string(s, in, out);
-    cJSON_Delete(in);
-    return status;
-}
-
 // ---- template -----------------------------------------------------------------------------------------------------------
 
 static pm_status render(const state *s, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text) {
-    pm_chat_format format;
-    PM_TRY(pm_chat_render(s->template_text, messages, n, options, text, &format));
-    if (format == PM_CHAT_CHATML)
-        pm_log(PM_LOG_WARN, "the model's chat template is a stranger: plain ChatML is used in its place");
+    PM_TRY(pm_chat_render(s->template_text, messages, n, options, text, NULL));
+    app_style_warn(s->template_text);
     return PM_OK;
 }
 
@@ -124,7 +79,7 @@ static pm_status template_json(const state *s, char *line, size_t size, cJSON **
     app_conversation c;
     cJSON *in;
     char *rendered = NULL;
-    PM_TRY(parse(line, size, &in));
+    PM_TRY(app_line_parse(line, size, &in));
     pm_status status = app_conversation_read(in, &c);
     if (status == PM_OK)
         status = render(s, c.messages, c.n, &c.options, &rendered);
@@ -137,13 +92,6 @@ static pm_status template_json(const state *s, char *line, size_t size, cJSON **
 }
 
 // ---- both ---------------------------------------------------------------------------------------------------------------
-
-// Every failure of a line names its number.
-static pm_status at_line(pm_status status, int number) {
-    char why[512];
-    snprintf(why, sizeof(why), "%s", pm_error_text());
-    return pm_fail(status, "line %d: %s", number, why);
-}
 
 static pm_status run_line(const look *what, const state *s, char *line, size_t size) {
     cJSON *out = NULL;
@@ -159,12 +107,12 @@ static pm_status run_line(const look *what, const state *s, char *line, size_t s
 }
 
 static pm_status run_lines(const look *what, const state *s, char *text, size_t size) {
-    int number = 1;
+    size_t number = 1;
     for (char *p = text, *end = text + size; p < end; number++) {
         char *newline = memchr(p, '\n', (size_t)(end - p)), *stop = newline ? newline : end;
         pm_status status = stop > p ? run_line(what, s, p, (size_t)(stop - p)) : PM_OK;
         if (status != PM_OK)
-            return at_line(status, number);
+            return app_at_line(status, number);
         p = newline ? newline + 1 : end;
     }
     return PM_OK;

@@ -10,7 +10,8 @@
 static bool reader_gone; // of standard output
 
 static const app_command *const commands[] = {
-    &app_run, &app_devices, &app_info, &app_plan, &app_perplexity, &app_quantize, &app_tokenize, &app_template,
+    &app_run,   &app_chat,   &app_devices,  &app_info,     &app_plan,     &app_perplexity,
+    &app_embed, &app_rerank, &app_quantize, &app_tokenize, &app_template,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(*commands) };

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "app/app.h"
+
 enum { MAX_MESSAGES = 1 << 16 };
 
 static const cJSON *member(const cJSON *object, const char *name) {
@@ -136,6 +138,61 @@ pm_status app_conversation_read(const cJSON *json, app_conversation *c) {
     c->options.add_generation_prompt = cJSON_IsTrue(member(json, "add_generation_prompt"));
     PM_TRY(read_messages(json, c));
     return read_tools(json, c);
+}
+
+// ---- files --------------------------------------------------------------------------------------------------------------
+
+enum { MAX_FILE = 64 << 20 };
+
+pm_status app_json_read(const char *path, cJSON **json) {
+    char *text;
+    size_t size;
+    *json = NULL;
+    cJSON_Hooks hooks = {.malloc_fn = pm_malloc, .free_fn = pm_free};
+    cJSON_InitHooks(&hooks);
+    PM_TRY(pm_file_read(path, MAX_FILE, &text, &size));
+    pm_status status = app_check_utf8(path, text, size);
+    const char *end = text;
+    if (status == PM_OK)
+        *json = cJSON_ParseWithLengthOpts(text, size, &end, false);
+    size_t at = (size_t)(end - text);
+    if (status == PM_OK && (!*json || at + strspn(end, " \t\r\n") < size)) {
+        cJSON_Delete(*json);
+        *json = NULL;
+        status = pm_fail(PM_ERR_FILE, "%s: not JSON, at byte %zu of %zu", path, at, size);
+    }
+    pm_free(text);
+    return status;
+}
+
+static pm_status check_tool(const char *path, const cJSON *tool, int number) {
+    const cJSON *function = member(tool, "function");
+    if (!cJSON_IsString(member(function ? function : tool, "name")))
+        return pm_fail(PM_ERR_FILE, "%s: tool %d has no function with a name", path, number);
+    return PM_OK;
+}
+
+static pm_status check_tools(const char *path, const cJSON *list) {
+    const cJSON *tool;
+    int number = 0;
+    if (!cJSON_IsArray(list))
+        return pm_fail(PM_ERR_FILE, "%s: not a list of tools", path);
+    cJSON_ArrayForEach(tool, list) PM_TRY(check_tool(path, tool, ++number));
+    return number > 0 ? PM_OK : pm_fail(PM_ERR_FILE, "%s: an empty list of tools", path);
+}
+
+pm_status app_tools_read(const char *path, app_conversation *c, cJSON **json) {
+    PM_TRY(app_json_read(path, json));
+    if (cJSON_IsArray(*json)) {
+        cJSON *object = cJSON_CreateObject();
+        if (!object || !cJSON_AddItemToObject(object, "tools", *json)) {
+            cJSON_Delete(object);
+            return no_memory();
+        }
+        *json = object;
+    }
+    PM_TRY(check_tools(path, member(*json, "tools")));
+    return read_tools(*json, c);
 }
 
 void app_conversation_close(app_conversation *c) {

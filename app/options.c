@@ -30,7 +30,7 @@ static void print_usage(const app_command *c) {
     printf("usage: %s%s", program(c), c->name);
     for (int i = 0; i < c->n_options; i++)
         if (is_operand(&c->options[i]))
-            printf(c->options[i].required ? " %s" : " [%s]", c->options[i].name);
+            printf(c->options[i].required ? " %s" : " [%s%s]", c->options[i].name, c->options[i].kind == APP_TEXTS ? "..." : "");
     printf(" [options]\n%s\n", c->summary);
 }
 
@@ -142,21 +142,33 @@ static const app_option *find_option(const app_command *c, const char *argument)
 
 static const app_option *find_operand(const app_command *c, int number) {
     for (int i = 0; i < c->n_options; i++)
-        if (is_operand(&c->options[i]) && number-- == 0)
+        if (is_operand(&c->options[i]) && (number-- == 0 || c->options[i].kind == APP_TEXTS))
             return &c->options[i];
     return NULL;
+}
+
+// They are gathered at the front of argv, which has been read already.
+static void add_text(parsing *p, const app_option *o, char *text) {
+    app_texts texts;
+    memcpy(&texts, p->values + o->offset, sizeof(texts));
+    p->argv[texts.n++] = text;
+    texts.items = (const char *const *)p->argv;
+    memcpy(p->values + o->offset, &texts, sizeof(texts));
 }
 
 static void mark_seen(parsing *p, const app_option *o) {
     p->seen |= UINT64_C(1) << (o - p->command->options);
 }
 
-static pm_status take_operand(parsing *p, const char *argument) {
+static pm_status take_operand(parsing *p, char *argument) {
     const app_option *o = find_operand(p->command, p->n_operands++);
     if (!o)
         return pm_fail(PM_ERR_USAGE, "\"%s\" is one argument too many", argument);
     mark_seen(p, o);
-    return store(o, argument, p->values);
+    if (o->kind != APP_TEXTS)
+        return store(o, argument, p->values);
+    add_text(p, o, argument);
+    return PM_OK;
 }
 
 static pm_status take_option(parsing *p, const char *argument) {
@@ -176,7 +188,7 @@ static pm_status take_option(parsing *p, const char *argument) {
 }
 
 static pm_status take_argument(parsing *p) {
-    const char *argument = p->argv[p->i++];
+    char *argument = p->argv[p->i++];
     if (p->only_operands || argument[0] != '-' || !argument[1])
         return take_operand(p, argument);
     if (!strcmp(argument, "--")) {
@@ -224,4 +236,11 @@ bool app_parse(const app_command *command, int argc, char **argv, void *values, 
     }
     *exit_code = app_exit(parse(&p));
     return *exit_code == APP_EXIT_OK;
+}
+
+pm_status app_set(const app_command *c, const char *name, const char *text, void *values) {
+    for (int i = 0; i < c->n_options; i++)
+        if (!strncmp(c->options[i].name, "--", 2) && !strcmp(c->options[i].name + 2, name))
+            return store(&c->options[i], text, values);
+    return pm_fail(PM_ERR_USAGE, "nothing to set is called \"%s\"", name);
 }

@@ -147,13 +147,8 @@ static pm_status report(const tally *t) {
 // ---- the command ------------------------------------------------------------------------------------------------------
 
 static pm_status open_all(state *s) {
-    run_progress progress = {0};
-    pm_model_options model_options = {.progress = run_progress_show, .user = &progress};
     PM_TRY(read_text(s));
-    PM_TRY(pm_device_open(s->o->device, &s->dev));
-    pm_status status = pm_model_open(s->dev, s->o->model, &model_options, &s->model);
-    run_progress_clear(&progress);
-    PM_TRY(status);
+    PM_TRY(run_load(s->o->device, s->o->model, &s->dev, &s->model));
     PM_TRY(encode(s));
     pm_session_options session_options = {.ctx = s->o->context.ctx, .max_batch = BATCH};
     app_context_cache(&s->o->context, &session_options);

@@ -1,28 +1,13 @@
 // The prompt of `pumice run`: read from the command line, files and pipes, then turned into ids.
 #include "app/run.h"
+#include "app/style.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 enum { MAX_PROMPT = 256 << 20 }; // bytes: far beyond any context
 
 // ---- text -------------------------------------------------------------------------------------------------------------
-
-// `from` names the source in messages.
-static pm_status check_text(const run_options *o, const char *from, const char *text, size_t n) {
-    const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text;
-    for (size_t at = 0; at < n;) {
-        utf8proc_int32_t character;
-        utf8proc_ssize_t size = utf8proc_iterate(bytes + at, (utf8proc_ssize_t)(n - at), &character);
-        if (size < 1)
-            return pm_fail(PM_ERR_USAGE, "%s: not UTF-8: invalid byte 0x%02X at offset %zu", from, bytes[at], at);
-        if (character == 0 && !o->raw)
-            return pm_fail(PM_ERR_USAGE, "%s: a zero byte at offset %zu; only --raw text can have one", from, at);
-        at += (size_t)size;
-    }
-    return PM_OK;
-}
 
 static pm_status read_source(const char *path, const char **from, char **text, size_t *size) {
     bool piped = !strcmp(path, "-");
@@ -52,20 +37,25 @@ static pm_status join(run_prompt *prompt, const char *text, const char *file, si
     return prompt->size ? PM_OK : pm_fail(PM_ERR_USAGE, "the prompt is empty: give -p TEXT, -f FILE or --ids, or pipe one in");
 }
 
+static pm_status check_file(const run_options *o, const char *from, const char *text, size_t n) {
+    PM_TRY(app_check_utf8(from, text, n));
+    return o->raw ? PM_OK : app_check_zeros(from, text, n, "; only --raw text can have one");
+}
+
 static pm_status read_text(const run_options *o, const char *path, run_prompt *prompt) {
     const char *from = NULL;
     char *file = NULL;
     size_t size = 0;
     if (o->text)
-        PM_TRY(check_text(o, "-p", o->text, strlen(o->text)));
+        PM_TRY(app_check_utf8("-p", o->text, strlen(o->text)));
     if (o->system)
-        PM_TRY(check_text(o, "-s", o->system, strlen(o->system)));
+        PM_TRY(app_check_utf8("-s", o->system, strlen(o->system)));
     if (path) {
         PM_TRY(read_source(path, &from, &file, &size));
         if (!o->raw)
             size = without_newline(file, size);
     }
-    pm_status status = path ? check_text(o, from, file, size) : PM_OK;
+    pm_status status = path ? check_file(o, from, file, size) : PM_OK;
     if (status == PM_OK)
         status = join(prompt, o->text, file, size);
     pm_free(file);
@@ -113,15 +103,19 @@ static pm_status read_ids(const char *list_or_path, run_prompt *prompt) {
 // ---- from the command line ----------------------------------------------------------------------------------------------
 
 static pm_status check_options(const run_options *o) {
-    if (o->ids && (o->text || o->file || o->system || o->raw || o->think >= 0))
-        return pm_fail(PM_ERR_USAGE, "--ids takes the place of a text: it goes with none of -p, -f, -s, --raw, --think");
-    if (o->raw && (o->system || o->think >= 0))
-        return pm_fail(PM_ERR_USAGE, "--raw is for a text that stands alone: it goes with neither -s nor --think");
+    if (o->ids && (o->text || o->file || o->system || o->raw || o->think >= 0 || o->tools))
+        return pm_fail(PM_ERR_USAGE, "--ids takes the place of a text: it goes with none of -p, -f, -s, --raw, --think, --tools");
+    if (o->raw && (o->system || o->think >= 0 || o->tools))
+        return pm_fail(PM_ERR_USAGE, "--raw is for a text that stands alone: it goes with neither -s nor --think nor --tools");
+    if (o->print_ids && o->show >= 0)
+        return pm_fail(PM_ERR_USAGE, "--print-ids writes all ids: it does not go with --show-thinking");
     return PM_OK;
 }
 
 pm_status run_prompt_read(const run_options *o, run_prompt *prompt) {
     PM_TRY(check_options(o));
+    if (o->tools)
+        PM_TRY(app_tools_read(o->tools, &prompt->tools, &prompt->tools_json));
     if (o->ids)
         return read_ids(o->ids, prompt);
     if (o->text || o->file)
@@ -134,20 +128,26 @@ pm_status run_prompt_read(const run_options *o, run_prompt *prompt) {
 void run_prompt_close(run_prompt *prompt) {
     pm_free(prompt->text);
     pm_free(prompt->ids);
-    *prompt = (run_prompt){0};
+    app_conversation_close(&prompt->tools);
+    cJSON_Delete(prompt->tools_json);
+    *prompt = (run_prompt){.text = NULL};
 }
 
 // ---- with the model -----------------------------------------------------------------------------------------------------
 
 static pm_status encode_chat(const run_options *o, const pm_model *model, run_prompt *prompt) {
-    pm_chat_message messages[2] = {{.role = "system", .content = o->system}, {.role = "user", .content = prompt->text}};
-    pm_chat_options chat = {.add_generation_prompt = true, .enable_thinking = o->think};
-    pm_chat_format format;
+    pm_chat_message both[2] = {{.role = "system", .content = o->system}, {.role = "user", .content = prompt->text}};
+    const pm_chat_message *messages = o->system ? both : both + 1;
+    int n = o->system ? 2 : 1;
+    pm_chat_options chat = {.add_generation_prompt = true,
+                            .enable_thinking = o->think,
+                            .tools = prompt->tools.options.tools,
+                            .n_tools = prompt->tools.options.n_tools};
+    pm_str template_text = pm_model_chat_template(model);
     char *text;
-    PM_TRY(pm_chat_render(pm_model_chat_template(model), o->system ? messages : messages + 1, o->system ? 2 : 1, &chat, &text,
-                          &format));
-    if (format == PM_CHAT_CHATML)
-        pm_log(PM_LOG_WARN, "the model's chat template is a stranger: plain ChatML is used in its place");
+    PM_TRY(pm_chat_render(template_text, messages, n, &chat, &text, NULL));
+    app_style_warn(template_text);
+    prompt->thinks = app_style_thinks(template_text, messages, n, o->think);
     pm_status status =
         pm_tokenizer_encode(pm_model_tokenizer(model), text, strlen(text), PM_ENCODE_SPECIAL, &prompt->ids, &prompt->n);
     pm_free(text);
@@ -155,6 +155,7 @@ static pm_status encode_chat(const run_options *o, const pm_model *model, run_pr
 }
 
 pm_status run_prompt_encode(const run_options *o, const pm_model *model, run_prompt *prompt) {
+    prompt->thinks = -1;
     if (!prompt->text)
         return PM_OK;
     if (!pm_model_tokenizer(model))

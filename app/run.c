@@ -1,6 +1,7 @@
 // pumice run: one prompt, one answer, streamed to stdout; what it took is told on stderr.
 #include "app/limits.h"
 #include "app/run.h"
+#include "app/style.h"
 
 #include <stdio.h>
 
@@ -26,6 +27,10 @@ static const app_option options[] = {
     APP_CONTEXT_OPTIONS(run_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
     {.name = "--print-ids", .help = "write token ids in place of text", .kind = APP_FLAG, AT(print_ids)},
+    {.name = "--tools", .value = "FILE", .help = "JSON: a list of functions that it may call", .kind = APP_TEXT, .rare = true,
+     AT(tools)},
+    APP_SHOW_OPTION(run_options, show, true),
+    APP_BUDGET_OPTION(run_options, think_budget, true),
     {.name = "--dump-logits", .value = "FILE", .help = "float32 of the prompt's last position", .kind = APP_TEXT, AT(dump_logits)},
     {.name = "--logprobs", .value = "K", .help = "JSON lines: each token's ln p, and the K likeliest", .kind = APP_U32,
      .most = PM_TOP_LOGPROBS_MAX, .rare = true, AT(logprobs)},
@@ -84,7 +89,7 @@ static pm_status go(state *s) {
     PM_TRY(load(s));
     PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
     PM_TRY(open_session(s));
-    pm_sampler sampler = app_sampling_choose(&s->o->sampling, pm_model_config(s->model));
+    pm_sampler sampler = app_style_sampler(&s->o->sampling, s->model, s->prompt.thinks);
     sampler.logprobs = s->o->logprobs != APP_NOT_GIVEN;
     sampler.top_logprobs = sampler.logprobs ? s->o->logprobs : 0;
     PM_TRY(run_answer_write(s->o, s->model, s->session, &s->prompt, &sampler, &s->answer));
@@ -95,6 +100,7 @@ static pm_status go(state *s) {
 static int run(int argc, char **argv) {
     run_options o = {
         .think = -1,
+        .show = -1,
         .n_tokens = APP_NOT_GIVEN,
         .logprobs = APP_NOT_GIVEN,
         .sampling = APP_SAMPLING_NOT_GIVEN,

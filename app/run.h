@@ -4,14 +4,17 @@
 #define PM_APP_RUN_H
 
 #include "app/context.h"
+#include "app/messages.h"
 #include "app/sampling.h"
+#include "app/show.h"
 #include "backend/pumice.h"
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
-    const char *model, *text, *file, *system, *ids, *device, *dump_logits;
+    const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tools;
     int think; // -1: not given; else as in pm_chat_options
-    uint32_t n_tokens;
+    int show;  // of app_show, -1: not given
+    uint32_t n_tokens, think_budget;
     app_context context;
     app_sampling sampling;
     app_stops stops;
@@ -27,6 +30,9 @@ typedef struct run_prompt {
     size_t size;
     int32_t *ids;
     size_t n;
+    app_conversation tools; // its options, from --tools
+    cJSON *tools_json;
+    int thinks; // will the model think? -1: this is no conversation
 } run_prompt;
 
 // Reads and checks what can be without the model: a missing file is told before gigabytes are loaded.
@@ -57,6 +63,12 @@ typedef struct run_answer {
 // Ctrl-C ends it and is no failure. Nothing is drawn where options->n_tokens is 0.
 pm_status run_answer_write(const run_options *options, const pm_model *model, pm_session *session, const run_prompt *prompt,
                            const pm_sampler *sampler, run_answer *answer);
+
+// ---- load.c -----------------------------------------------------------------------------------------------------------
+
+// The model on the device that a command line names, with the bar while it is loaded. Both are the caller's to close, also where
+// it fails.
+pm_status run_load(const char *device, const char *path, pm_device **dev, pm_model **model);
 
 // ---- logprobs.c -----------------------------------------------------------------------------------------------------------
 

@@ -58,3 +58,20 @@ char *app_utf8(pm_str text) {
 char *app_printable(pm_str text) {
     return copy_utf8(text, true);
 }
+
+pm_status app_check_utf8(const char *from, const char *text, size_t n) {
+    const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text;
+    for (size_t at = 0; at < n;) {
+        utf8proc_int32_t character;
+        utf8proc_ssize_t size = utf8proc_iterate(bytes + at, (utf8proc_ssize_t)(n - at), &character);
+        if (size < 1)
+            return pm_fail(PM_ERR_USAGE, "%s: not UTF-8: invalid byte 0x%02X at offset %zu", from, bytes[at], at);
+        at += (size_t)size;
+    }
+    return PM_OK;
+}
+
+pm_status app_check_zeros(const char *from, const char *text, size_t n, const char *remedy) {
+    const char *zero = n ? memchr(text, 0, n) : NULL;
+    return zero ? pm_fail(PM_ERR_USAGE, "%s: a zero byte at offset %zu%s", from, (size_t)(zero - text), remedy) : PM_OK;
+}

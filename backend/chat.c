@@ -1,41 +1,8 @@
-// Chat templates without Jinja: conversations as the templates of Qwen3 and its kin render them, or as plain ChatML.
-#include "backend/text.h"
+// Chat templates without Jinja: conversations as the templates of Qwen3 and its kin, plain ChatML and Llama 3 render them.
+#include "backend/chat.h"
 #include "host/base.h"
 
 #include <string.h>
-
-// ---- strings ----------------------------------------------------------------------------------------------------------
-
-static pm_str str(const char *text) {
-    return text == NULL ? PM_STR("") : (pm_str){text, strlen(text)};
-}
-
-static bool starts_with(pm_str s, const char *with) {
-    return s.n >= strlen(with) && memcmp(s.p, with, strlen(with)) == 0;
-}
-
-static bool ends_with(pm_str s, const char *with) {
-    return s.n >= strlen(with) && memcmp(s.p + s.n - strlen(with), with, strlen(with)) == 0;
-}
-
-// Cuts s at the first or the last `mark`: what stands before and behind it. False, and nothing changes, when there is none.
-static bool cut(pm_str s, const char *mark, bool last, pm_str *before, pm_str *behind) {
-    size_t n = strlen(mark);
-    for (size_t k = 0; k + n <= s.n; k++) {
-        size_t i = last ? s.n - n - k : k;
-        if (memcmp(s.p + i, mark, n) != 0)
-            continue;
-        *before = (pm_str){s.p, i};
-        *behind = (pm_str){s.p + i + n, s.n - i - n};
-        return true;
-    }
-    return false;
-}
-
-static bool contains(pm_str s, const char *mark) {
-    pm_str before, behind;
-    return cut(s, mark, false, &before, &behind);
-}
 
 static pm_str strip_left(pm_str s) {
     for (; s.n > 0 && *s.p == '\n'; s.p++)
@@ -45,6 +12,16 @@ static pm_str strip_left(pm_str s) {
 
 static pm_str strip_right(pm_str s) {
     while (s.n > 0 && s.p[s.n - 1] == '\n')
+        s.n--;
+    return s;
+}
+
+// As Jinja's trim, for the blanks of ASCII.
+static pm_str trim(pm_str s) {
+    static const char blanks[] = " \t\n\r\v\f\x1c\x1d\x1e\x1f";
+    for (; s.n > 0 && strchr(blanks, *s.p) && *s.p; s.p++)
+        s.n--;
+    while (s.n > 0 && s.p[s.n - 1] && strchr(blanks, s.p[s.n - 1]))
         s.n--;
     return s;
 }
@@ -75,7 +52,7 @@ static void put(output *out, pm_str s) {
 }
 
 static void puts_to(output *out, const char *text) {
-    put(out, str(text));
+    put(out, pm_text(text));
 }
 
 static pm_status finish(output *out, char **text) {
@@ -88,56 +65,10 @@ static pm_status finish(output *out, char **text) {
     return PM_OK;
 }
 
-// ---- what the template does -------------------------------------------------------------------------------------------
-
-// How the assistant's turn begins in the generation prompt.
-typedef enum prompt_kind {
-    PROMPT_PLAIN,     // Instruct-2507
-    PROMPT_SWITCH,    // the hybrids: an empty thinking block when enable_thinking is false
-    PROMPT_NO_THINK,  // qwen3_nonthinking.jinja: always the empty block
-    PROMPT_OPEN_THINK // Thinking-2507: the block is already open
-} prompt_kind;
-
-typedef struct dialect {
-    pm_chat_format format;
-    bool history;       // thinking is kept after the last question and dropped before (last_query_index)
-    prompt_kind prompt; // see above
-} dialect;
-
-static prompt_kind recognise_prompt(pm_str template_text) {
-    pm_str before, end = {template_text.p, 0};
-    cut(template_text, "add_generation_prompt", true, &before, &end);
-    if (!contains(end, "<think>"))
-        return PROMPT_PLAIN;
-    if (!contains(end, "</think>"))
-        return PROMPT_OPEN_THINK;
-    return contains(end, "enable_thinking") ? PROMPT_SWITCH : PROMPT_NO_THINK;
-}
-
-// Qwen2.5 has the same tool format, but opens with a default system message, which Qwen3 has not. Qwen3-Coder
-// writes calls as <function=name>.
-static dialect recognise(pm_str text) {
-    dialect d = {PM_CHAT_NONE, false, PROMPT_PLAIN};
-    if (!contains(text, "<|im_start|>"))
-        return d;
-    d.format = PM_CHAT_CHATML;
-    bool tools = contains(text, "# Tools") && contains(text, "<args-json-object>") && contains(text, "<tool_response>");
-    if (!tools || contains(text, "You are a helpful assistant") || contains(text, "<function="))
-        return d;
-    d.format = PM_CHAT_QWEN3;
-    d.history = contains(text, "last_query_index") && contains(text, "reasoning_content");
-    d.prompt = recognise_prompt(text);
-    return d;
-}
-
-pm_chat_format pm_chat_recognise(pm_str template_text) {
-    return recognise(template_text).format;
-}
-
 // ---- turns ------------------------------------------------------------------------------------------------------------
 
 typedef struct chat {
-    dialect dialect;
+    pm_chat_dialect dialect;
     const pm_chat_message *messages;
     int n;
     const pm_chat_options *options;
@@ -155,12 +86,21 @@ static bool is_system(const pm_chat_message *m) {
 
 static int find_last_query(const chat *c) {
     for (int i = c->n - 1; i >= 0; i--) {
-        pm_str content = str(c->messages[i].content);
-        bool tool_answer = starts_with(content, "<tool_response>") && ends_with(content, "</tool_response>");
+        pm_str content = pm_text(c->messages[i].content);
+        bool tool_answer = pm_text_starts(content, "<tool_response>") && pm_text_ends(content, "</tool_response>");
         if (is_role(&c->messages[i], "user") && !tool_answer)
             return i;
     }
     return c->n - 1;
+}
+
+// A message as it stands in Jinja's quotes.
+static void put_unquoted(output *out, pm_str s) {
+    for (size_t i = 0; i < s.n; i++) {
+        bool escaped = s.p[i] == '\\' && i + 1 < s.n;
+        i += escaped;
+        put(out, escaped && s.p[i] == 'n' ? PM_STR("\n") : (pm_str){s.p + i, 1});
+    }
 }
 
 static void turn(chat *c, const char *role, pm_str content) {
@@ -171,17 +111,28 @@ static void turn(chat *c, const char *role, pm_str content) {
     puts_to(&c->out, "<|im_end|>\n");
 }
 
+// The system message that comes first: the conversation's own or else the template's. False: there is neither.
+static bool put_system(chat *c) {
+    bool own = is_system(&c->messages[0]);
+    if (own)
+        put(&c->out, pm_text(c->messages[0].content));
+    else
+        put_unquoted(&c->out, c->dialect.system);
+    return own || c->dialect.system.p != NULL;
+}
+
 // The head: the tools with the first system message, or that message as a turn of its own.
 static void head(chat *c) {
-    pm_str system = is_system(&c->messages[0]) ? str(c->messages[0].content) : PM_STR("");
     if (c->options->n_tools == 0) {
-        if (is_system(&c->messages[0]))
-            turn(c, "system", system);
+        if (!is_system(&c->messages[0]) && c->dialect.system.p == NULL)
+            return;
+        puts_to(&c->out, "<|im_start|>system\n");
+        put_system(c);
+        puts_to(&c->out, "<|im_end|>\n");
         return;
     }
     puts_to(&c->out, "<|im_start|>system\n");
-    put(&c->out, system);
-    puts_to(&c->out, is_system(&c->messages[0]) ? "\n\n" : "");
+    puts_to(&c->out, put_system(c) ? "\n\n" : "");
     puts_to(&c->out, "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
                      "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
     for (int i = 0; i < c->options->n_tools; i++) {
@@ -196,15 +147,15 @@ static void head(chat *c) {
 // Thinking may be given apart, or stand in the content: then the content is what follows the last </think>, and the thinking what
 // precedes the first, from its last <think> on.
 static void split_thinking(const pm_chat_message *m, pm_str *content, pm_str *thinking) {
-    pm_str all = str(m->content), before, behind;
+    pm_str all = pm_text(m->content), before, behind;
     *content = all;
-    *thinking = str(m->reasoning_content);
-    if (m->reasoning_content != NULL || !cut(all, "</think>", true, &before, &behind))
+    *thinking = pm_text(m->reasoning_content);
+    if (m->reasoning_content != NULL || !pm_text_cut(all, "</think>", true, &before, &behind))
         return;
     *content = strip_left(behind);
-    cut(all, "</think>", false, &before, &behind);
+    pm_text_cut(all, "</think>", false, &before, &behind);
     *thinking = strip_right(before);
-    if (cut(*thinking, "<think>", true, &before, &behind))
+    if (pm_text_cut(*thinking, "<think>", true, &before, &behind))
         *thinking = behind;
     *thinking = strip_left(*thinking);
 }
@@ -222,11 +173,12 @@ static void tool_calls(chat *c, const pm_chat_message *m, bool after_content) {
 
 static void assistant_turn(chat *c, int i) {
     const pm_chat_message *m = &c->messages[i];
-    pm_str content = str(m->content), thinking = PM_STR("");
+    pm_str content = pm_text(m->content), thinking = PM_STR("");
     if (c->dialect.history)
         split_thinking(m, &content, &thinking);
     puts_to(&c->out, "<|im_start|>assistant\n");
-    bool show = c->dialect.history && i > c->last_query && (i == c->n - 1 || thinking.n > 0);
+    bool block = thinking.n > 0 || (c->dialect.last_block && i == c->n - 1);
+    bool show = c->dialect.history && i > c->last_query && block;
     if (show) {
         puts_to(&c->out, "<think>\n");
         put(&c->out, strip_left(strip_right(thinking)));
@@ -251,37 +203,65 @@ static void tool_turn(chat *c, int i) {
 static void generation_prompt(chat *c) {
     bool off = c->options->enable_thinking == 0;
     puts_to(&c->out, "<|im_start|>assistant\n");
-    if (c->dialect.prompt == PROMPT_OPEN_THINK)
+    if (c->dialect.prompt == PM_PROMPT_OPEN_THINK)
         puts_to(&c->out, "<think>\n");
-    if (c->dialect.prompt == PROMPT_NO_THINK || (c->dialect.prompt == PROMPT_SWITCH && off))
+    if (c->dialect.prompt == PM_PROMPT_NO_THINK || (c->dialect.prompt == PM_PROMPT_SWITCH && off))
         puts_to(&c->out, "<think>\n\n</think>\n\n");
 }
 
-static void render_qwen3(chat *c) {
+// Qwen3's family and Qwen2.5, which differ in what stands in the dialect.
+static void render_qwen(chat *c) {
     c->last_query = find_last_query(c);
     head(c);
     for (int i = 0; i < c->n; i++) {
         const pm_chat_message *m = &c->messages[i];
         if (is_role(m, "user"))
-            turn(c, "user", str(m->content));
+            turn(c, "user", pm_text(m->content));
         else if (is_system(m) && i > 0)
-            turn(c, "system", str(m->content));
+            turn(c, "system", pm_text(m->content));
         else if (is_role(m, "assistant"))
             assistant_turn(c, i);
         else if (is_role(m, "tool"))
             tool_turn(c, i);
     }
+    if (c->options->add_generation_prompt)
+        generation_prompt(c);
+}
+
+static const char *plain_role(const pm_chat_message *m) {
+    return is_system(m) ? "system" : m->role;
 }
 
 static void render_chatml(chat *c) {
-    for (int i = 0; i < c->n; i++)
-        turn(c, is_system(&c->messages[i]) ? "system" : c->messages[i].role, str(c->messages[i].content));
+    head(c);
+    for (int i = is_system(&c->messages[0]); i < c->n; i++)
+        turn(c, plain_role(&c->messages[i]), pm_text(c->messages[i].content));
+    if (c->options->add_generation_prompt)
+        generation_prompt(c);
+}
+
+static void header(chat *c, const char *role) {
+    puts_to(&c->out, "<|start_header_id|>");
+    puts_to(&c->out, role);
+    puts_to(&c->out, "<|end_header_id|>\n\n");
+}
+
+static void render_llama3(chat *c) {
+    puts_to(&c->out, c->dialect.bos ? "<|begin_of_text|>" : "");
+    for (int i = 0; i < c->n; i++) {
+        pm_str content = pm_text(c->messages[i].content);
+        header(c, plain_role(&c->messages[i]));
+        put(&c->out, c->dialect.trim ? trim(content) : content);
+        puts_to(&c->out, "<|eot_id|>");
+    }
+    if (c->options->add_generation_prompt || c->dialect.always_prompt)
+        header(c, "assistant");
 }
 
 // ---- render -----------------------------------------------------------------------------------------------------------
 
 static pm_status check(const chat *c) {
-    if (c->dialect.format == PM_CHAT_NONE)
+    if (c->dialect.style.format == PM_CHAT_NONE)
         return pm_fail(PM_ERR_UNSUPPORTED, "the model has no chat template that Pumice knows; give the text as it is with --raw");
     if (c->n < 1)
         return pm_fail(PM_ERR_USAGE, "a conversation needs a message");
@@ -293,24 +273,29 @@ static pm_status check(const chat *c) {
                            m->role == NULL ? "" : m->role);
         tools = tools || m->n_tool_calls > 0 || is_role(m, "tool");
     }
-    if (tools && c->dialect.format == PM_CHAT_CHATML)
-        return pm_fail(PM_ERR_UNSUPPORTED,
-                       "the model's chat template is not one Pumice knows: it is taken as plain ChatML, without tools");
+    if (tools && !c->dialect.style.tools)
+        return pm_fail(PM_ERR_UNSUPPORTED, c->dialect.style.guessed
+                                               ? "the model's chat template is not one Pumice knows: it is rendered without tools"
+                                               : "the model's chat template has no place for tools");
     return PM_OK;
 }
 
 pm_status pm_chat_render(pm_str template_text, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text,
                          pm_chat_format *format) {
-    chat c = {recognise(template_text), messages, n, options, 0, {0}};
+    chat c = {pm_chat_dialect_of(template_text), messages, n, options, 0, {0}};
     *text = NULL;
     if (format != NULL)
-        *format = c.dialect.format;
+        *format = c.dialect.style.format;
     PM_TRY(check(&c));
-    if (c.dialect.format == PM_CHAT_QWEN3)
-        render_qwen3(&c);
-    else
+    if (c.dialect.style.format == PM_CHAT_LLAMA3)
+        render_llama3(&c);
+    else if (c.dialect.style.format == PM_CHAT_CHATML)
         render_chatml(&c);
-    if (options->add_generation_prompt)
-        generation_prompt(&c);
+    else
+        render_qwen(&c);
     return finish(&c.out, text);
+}
+
+bool pm_chat_is_thinking(pm_str prompt) {
+    return pm_text_ends(trim(prompt), "<think>");
 }

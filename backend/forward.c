@@ -13,7 +13,6 @@ typedef struct state {
     pm_tensor qkv; // (n, q_dim + 2 kv_dim)
     pm_tensor q;   // (n, q_dim)
     pm_tensor att; // (n, q_dim)
-    pm_tensor ffn; // (n, ffn_dim)
 } state;
 
 // x += o(attend(rope(norm(q)), rope(norm(k)), v)) with q, k, v = qkv(norm(x))
@@ -47,11 +46,26 @@ static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tenso
 
 // x += down(silu(gate(norm(x))) * up(norm(x)))
 static void feed_forward(state *s, const pm_layer *layer, pm_tensor next_gain) {
-    pm_op_norm_glu(s->cmd, s->ffn, &s->h, layer->gate_up);
-    pm_op_linear_add(s->cmd, &s->h, s->ffn, layer->down, next_gain);
+    pm_tensor ffn = pm_activation(s->pass->act->ffn, s->pass->n, s->c->ffn_dim);
+    pm_op_norm_glu(s->cmd, ffn, &s->h, layer->gate_up);
+    pm_op_linear_add(s->cmd, &s->h, ffn, layer->down, next_gain);
 }
 
-// logits (n_out, vocab) = head(norm(x)) of the rows that asked
+// x += the weighted sum of the same by the experts whose logits, router(norm(x)), are greatest
+static void feed_experts(state *s, const pm_layer *layer, pm_tensor next_gain) {
+    const pm_config *c = s->c;
+    const pm_activations *act = s->pass->act;
+    uint32_t n = s->pass->n;
+    pm_routes routes = {act->routes, n, c->n_experts, c->n_experts_used};
+    pm_tensor logits = pm_activation(act->router, n, c->n_experts);
+    pm_tensor ffn = pm_activation(act->experts, n * c->n_experts_used, c->expert_ffn_dim);
+    pm_op_norm_linear(s->cmd, logits, &s->h, layer->router, NULL);
+    pm_op_route(s->cmd, &routes, logits, c->experts_normed);
+    pm_op_experts_glu(s->cmd, ffn, &s->h, layer->gate_up, &routes);
+    pm_op_experts_add(s->cmd, &s->h, ffn, layer->down, next_gain, &routes, act->products);
+}
+
+// logits (n_out, vocab) = head(norm(x)) of the rows that asked; or what the head would read
 static void output(state *s, const pm_model *m, pm_tensor logits) {
     const pm_pass *pass = s->pass;
     pm_hidden out = s->h;
@@ -61,7 +75,10 @@ static void output(state *s, const pm_model *m, pm_tensor logits) {
         out.squares = pm_activation(pass->act->out_squares, pass->n_out, s->c->dim);
         pm_op_gather(s->cmd, &out, &s->h, pass->index);
     }
-    pm_op_norm_linear(s->cmd, logits, &out, m->head, NULL);
+    if (pass->hidden)
+        *pass->hidden = out;
+    else
+        pm_op_norm_linear(s->cmd, logits, &out, m->head, NULL);
 }
 
 void pm_forward(pm_cmd *cmd, const pm_model *m, const pm_pass *pass, pm_tensor *logits) {
@@ -79,7 +96,6 @@ void pm_forward(pm_cmd *cmd, const pm_model *m, const pm_pass *pass, pm_tensor *
         .qkv = pm_activation(act->qkv, n, pm_q_dim(c) + 2 * pm_kv_dim(c)),
         .q = pm_activation(act->q, n, pm_q_dim(c)),
         .att = pm_activation(act->att, n, pm_q_dim(c)),
-        .ffn = pm_activation(act->ffn, n, c->ffn_dim),
     };
 
     pm_cmd_label(cmd, "embed");
@@ -89,7 +105,11 @@ void pm_forward(pm_cmd *cmd, const pm_model *m, const pm_pass *pass, pm_tensor *
         pm_cmd_label(cmd, "attention");
         attention(&s, layer, &pass->cache->layers[i], layer->ffn_norm);
         pm_cmd_label(cmd, "feed-forward");
-        feed_forward(&s, layer, i + 1 < c->n_layers ? m->layers[i + 1].attn_norm : m->out_norm);
+        pm_tensor next_gain = i + 1 < c->n_layers ? m->layers[i + 1].attn_norm : m->out_norm;
+        if (pm_config_has_experts(c, i))
+            feed_experts(&s, layer, next_gain);
+        else
+            feed_forward(&s, layer, next_gain);
     }
     *logits = pm_activation(act->logits, pass->n_out, c->vocab_size);
     if (pass->n_out > 0)

@@ -5,6 +5,7 @@
 typedef struct loading {
     pm_model *model;
     pm_packer *packer;
+    pm_pack_part *parts; // of the matrix at hand: room for the most
     const pm_model_options *options;
     uint64_t done, total; // bytes of the file
 } loading;
@@ -19,24 +20,25 @@ static void read_rows(const void *view, uint32_t row, uint32_t n_rows, uint32_t 
     pm_view_read(view, row, n_rows, col, n_cols, out);
 }
 
-// A tensor that is copied as it stands, or one whose rows the loader makes.
-static pm_pack_part part_of(const pm_tensor_view *t) {
-    bool made = t->data == NULL;
-    return (pm_pack_part){made ? (const void *)t : t->data, t->dtype, (uint32_t)t->dims[0], made ? read_rows : NULL};
+// Rows that are copied as they stand, or that the loader makes.
+static pm_pack_part part_of(const pm_weight_part *part) {
+    const pm_tensor_view *t = part->view;
+    if (!t->data)
+        return (pm_pack_part){t, t->dtype, part->rows, read_rows, part->row0};
+    return (pm_pack_part){t->data + part->row0 * (pm_weight_part_bytes(part) / part->rows), t->dtype, part->rows, NULL, 0};
 }
 
 static pm_status load(loading *l, const pm_weight *w) {
-    pm_pack_part parts[PM_MAX_PARTS];
-    const pm_tensor_view *first = w->parts[0];
     pm_tensor *out = place_of(l->model, w);
     for (int i = 0; i < w->n_parts; i++)
-        parts[i] = part_of(w->parts[i]);
-    PM_TRY(first->n_dims == 1 ? pm_pack_vector(l->packer, parts, w->n_parts, out)
-                              : pm_pack_matrix(l->packer, parts, w->n_parts, (uint32_t)first->dims[1], w->order, out));
+        l->parts[i] = part_of(&w->parts[i]);
+    PM_TRY(w->parts[0].view->n_dims == 1 ? pm_pack_vector(l->packer, l->parts, w->n_parts, out)
+                                         : pm_pack_matrix(l->packer, l->parts, w->n_parts, w->cols, w->order, out));
     out->row0 = w->row0;
     for (int i = 0; i < w->n_parts; i++) {
-        pm_file_forget(l->model->file, w->parts[i]);
-        l->done += w->parts[i]->size;
+        if (i == 0 || w->parts[i].view != w->parts[i - 1].view)
+            pm_file_forget(l->model->file, w->parts[i].view);
+        l->done += pm_weight_part_bytes(&w->parts[i]);
     }
     if (l->options && l->options->progress)
         l->options->progress(l->options->user, l->done, l->total);
@@ -45,9 +47,15 @@ static pm_status load(loading *l, const pm_weight *w) {
 
 static pm_status load_all(loading *l, const pm_weight *weights, size_t n) {
     pm_model *m = l->model;
-    for (size_t i = 0; i < n; i++)
+    int most = 0;
+    for (size_t i = 0; i < n; i++) {
+        most = weights[i].n_parts > most ? weights[i].n_parts : most;
         for (int k = 0; k < weights[i].n_parts; k++)
-            l->total += weights[i].parts[k]->size;
+            l->total += pm_weight_part_bytes(&weights[i].parts[k]);
+    }
+    l->parts = pm_calloc((size_t)most, sizeof *l->parts);
+    if (!l->parts)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a matrix of %d parts", most);
     PM_TRY(pm_packer_open(m->dev, m->slabs, &l->packer));
     for (size_t i = 0; i < n; i++)
         PM_TRY(load(l, &weights[i]));
@@ -63,6 +71,7 @@ static pm_status upload(pm_model *m, const char *path, const pm_model_options *o
     PM_TRY(pm_slabs_create(m->dev, need, "weights", &m->slabs));
     pm_status status = load_all(&l, weights, n);
     pm_packer_close(&l.packer);
+    pm_free(l.parts);
     return status;
 }
 
@@ -150,6 +159,11 @@ double pm_model_rope_factor(const pm_model *model, uint64_t n_positions) {
 bool pm_model_add_bos(const pm_model *model) {
     const pm_vocab_data *vocab = pm_file_vocab(model->file);
     return vocab && vocab->add_bos && model->config.bos >= 0;
+}
+
+int32_t pm_model_end_id(const pm_model *model) {
+    const pm_vocab_data *vocab = pm_file_vocab(model->file);
+    return vocab && vocab->add_end ? vocab->end_id : -1;
 }
 
 bool pm_model_is_eos(const pm_model *model, int32_t id) {

@@ -14,6 +14,7 @@ typedef struct pm_layer {
     pm_tensor q_norm, k_norm; // (1, head_dim), where config.qk_norm
     pm_tensor o;              // (dim, q_dim)
     pm_tensor ffn_norm;       // (1, dim)
+    pm_tensor router;         // (n_experts, dim), where the layer has experts; of each expert in turn then, with expert_ffn_dim:
     pm_tensor gate_up;        // (2 ffn_dim, dim): rows of gate and up in turn
     pm_tensor down;           // (dim, ffn_dim)
 } pm_layer;
@@ -40,16 +41,25 @@ static inline uint32_t pm_kv_dim(const pm_config *c) {
 
 // ---- weights.c: which tensors of the file make which matrix ----------------------------------------------------------------
 
-enum { PM_MAX_PARTS = 3 };
+// Rows of a tensor; those of a stack of matrices are counted through.
+typedef struct pm_weight_part {
+    const pm_tensor_view *view;
+    uint32_t row0, rows;
+} pm_weight_part;
+
+enum { PM_MAX_PARTS = 3 }; // where they are not of experts
 typedef struct pm_weight {
-    const pm_tensor_view *parts[PM_MAX_PARTS];
+    const pm_weight_part *parts;
     int n_parts;
+    uint32_t cols;
     pm_pack_order order;
     int layer;     // -1: of the model as a whole
     size_t offset; // of its pm_tensor in struct pm_layer, or in struct pm_model
     uint32_t row0; // where its rows stand in a whole of several
 } pm_weight;
 
+// Bytes of a part in its file.
+uint64_t pm_weight_part_bytes(const pm_weight_part *part);
 // All of a model, in the order in which they go to the device. *weights is the caller's to pm_free.
 pm_status pm_weights_list(const pm_file *file, pm_weight **weights, size_t *n);
 
@@ -69,6 +79,10 @@ typedef enum pm_piece {
     PM_PIECE_Q,
     PM_PIECE_ATT,
     PM_PIECE_FFN,
+    PM_PIECE_ROUTER, // these four where there are experts
+    PM_PIECE_ROUTES,
+    PM_PIECE_EXPERTS,
+    PM_PIECE_PRODUCTS,
     PM_PIECE_OUT_NORMED,
     PM_PIECE_OUT_SQUARES,
     PM_PIECE_LOGITS,
@@ -96,7 +110,8 @@ typedef struct pm_session_sizes {
     uint64_t kv;             // K of one layer, or V
     uint64_t scratch, cache; // all pieces, aligned; K and V of all layers
     uint64_t upload,
-        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids and likely, then logits
+        readback; // the mapped buffers: PM_N_SLOTS of rows, index, sampling, then pages; PM_N_SLOTS of ids and likely, then logits,
+                  // then hidden rows
 } pm_session_sizes;
 
 // options may be NULL. PM_ERR_USAGE for what no device will ever have room for.
@@ -143,11 +158,28 @@ bool pm_sampler_adjusts(const pm_sampler *sampler);
 void pm_sampler_fill_seen(const pm_sampler *sampler, const int32_t *ids, size_t n, uint32_t n_valid, uint32_t *seen);
 void pm_sampler_fill_bias(const pm_sampler *sampler, uint32_t n_valid, float *bias);
 
-// ---- session.c, for score.c --------------------------------------------------------------------------------------------------
+// ---- session.c, for score.c, embed.c, rerank.c
+// --------------------------------------------------------------------------------------------------
 
 // Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
 pm_status pm_session_check(const pm_session *session, int seq, const int32_t *ids, size_t n);
 const pm_model *pm_session_model(const pm_session *session);
+
+// What the last norm gives, but for one factor a row: normed * rsqrt(sum of a row's squares / dim + eps).
+typedef struct pm_hidden_rows {
+    const float *normed, *squares; // (n_out, dim) and (n_out, n_squares), both `stride` floats from row to row
+    uint32_t stride, n_squares;
+} pm_hidden_rows;
+uint32_t pm_session_max_rows(const pm_session *session);
+// One pass over at most pm_session_max_rows rows, as pm_session_eval_batch has them, for the hidden rows of n_out of them: `index`
+// in rising order; at most pm_session_max_batch. *hidden is borrowed until the next call.
+pm_status pm_session_eval_hidden(pm_session *session, const pm_batch_row *rows, int n, const uint32_t *index, uint32_t n_out,
+                                 pm_hidden_rows *hidden);
+
+// ---- embed.c, for rerank.c ---------------------------------------------------------------------------------------------------
+
+// out (dim) = row i, with its factor.
+void pm_hidden_row(const pm_model *model, const pm_hidden_rows *hidden, uint32_t i, double *out);
 
 // ---- rope.c ------------------------------------------------------------------------------------------------------------------
 
@@ -190,6 +222,10 @@ typedef struct pm_activations {
     pm_slice qkv;                     // (max_rows, q_dim + 2 kv_dim)
     pm_slice q, att;                  // (max_rows, q_dim)
     pm_slice ffn;                     // (max_rows, ffn_dim)
+    pm_slice router;                  // (max_rows, n_experts): logits
+    pm_slice routes;                  // pm_routes_bytes
+    pm_slice experts;                 // (max_rows * n_experts_used, expert_ffn_dim)
+    pm_slice products;                // (max_rows * n_experts_used, dim)
     pm_slice out_normed, out_squares; // (max_out, dim)
     pm_slice logits;                  // (max_out, vocab)
     pm_slice scratch;                 // attention's partial results
@@ -204,6 +240,7 @@ typedef struct pm_pass {
     const pm_angles *angles;
     const pm_cache *cache;
     const pm_activations *act;
+    pm_hidden *hidden; // where not NULL: gets what the head would read of the n_out rows, and the head does not run
 } pm_pass;
 
 // Records the transformer; *logits (n_out, vocab) is where its result will be.

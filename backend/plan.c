@@ -20,21 +20,21 @@ static unsigned long long mib_up(uint64_t bytes) {
 // Gate and up of different types become halves (pack.c), but for floats beyond a half's range, which a header does not tell.
 static pm_dtype common_dtype(const pm_weight *w) {
     for (int i = 1; i < w->n_parts; i++)
-        if (w->parts[i]->dtype != w->parts[0]->dtype)
+        if (w->parts[i].view->dtype != w->parts[0].view->dtype)
             return PM_F16;
-    return w->parts[0]->dtype;
+    return w->parts[0].view->dtype;
 }
 
 // Norms and biases become floats; matrices keep their type, or have `as` where rows are whole blocks of it.
 enum { AS_IT_IS = -1 };
 static uint64_t bytes_of(const pm_weight *w, int as) {
-    uint64_t rows = 0, cols = w->parts[0]->dims[1];
+    uint64_t rows = 0;
     for (int i = 0; i < w->n_parts; i++)
-        rows += w->parts[i]->dims[0];
-    if (w->parts[0]->n_dims == 1)
+        rows += w->parts[i].rows;
+    if (w->parts[0].view->n_dims == 1)
         return pm_packed_bytes(PM_F32, 1, rows);
-    bool possible = as != AS_IT_IS && cols % pm_dtype_get((pm_dtype)as)->block_elements == 0;
-    return pm_packed_bytes(possible ? (pm_dtype)as : common_dtype(w), rows, cols);
+    bool possible = as != AS_IT_IS && w->cols % pm_dtype_get((pm_dtype)as)->block_elements == 0;
+    return pm_packed_bytes(possible ? (pm_dtype)as : common_dtype(w), rows, w->cols);
 }
 
 // A slice is aligned to at most 256 bytes, in each of two planes.
@@ -69,9 +69,9 @@ static uint32_t choose_batch(const pm_device *dev, const pm_config *c, const pm_
 }
 
 static pm_dtype choose_kv(const pm_session_options *o) {
-    static const pm_dtype types[] = {[PM_KV_F16] = PM_F16, [PM_KV_F32] = PM_F32, [PM_KV_Q8_0] = PM_Q8_0};
+    static const uint32_t bits[] = {[PM_KV_F16] = 16, [PM_KV_F32] = 32, [PM_KV_Q8_0] = 8};
     if (o->kv != PM_KV_DEFAULT)
-        return types[o->kv];
+        return pm_kv_dtype(bits[o->kv]);
     return o->precision == PM_PRECISION_F32 ? PM_F32 : PM_F16;
 }
 
@@ -92,7 +92,7 @@ static pm_status fill_defaults(const pm_device *dev, const pm_config *c, const p
         sizes->max_rows = sizes->max_out;
     if (ctx > MOST_CTX)
         return pm_fail(PM_ERR_USAGE, "a context of %u: at most %d are possible", ctx, MOST_CTX);
-    if (sizes->kv_dtype == PM_Q8_0 && c->head_dim % 32 != 0)
+    if (c->head_dim % pm_dtype_get(sizes->kv_dtype)->block_elements != 0)
         return pm_fail(PM_ERR_UNSUPPORTED, "a KV cache in Q8_0 wants heads of a multiple of 32 elements; here they have %u",
                        c->head_dim);
     if (sizes->n_seqs > MOST_SEQS)
@@ -117,13 +117,30 @@ static uint64_t attend_bytes(const pm_device *dev, const pm_config *c, const pm_
     return most;
 }
 
+static bool has_dense_layers(const pm_config *c) {
+    for (uint32_t layer = 0; layer < c->n_layers; layer++)
+        if (!pm_config_has_experts(c, layer))
+            return true;
+    return false;
+}
+
+static void fill_expert_pieces(const pm_config *c, uint32_t rows, uint64_t *p) {
+    uint32_t pairs = rows * c->n_experts_used;
+    p[PM_PIECE_ROUTER] = pm_activation_bytes(rows, c->n_experts);
+    p[PM_PIECE_ROUTES] = pm_routes_bytes(rows, c->n_experts_used);
+    p[PM_PIECE_EXPERTS] = pm_activation_bytes(pairs, c->expert_ffn_dim);
+    p[PM_PIECE_PRODUCTS] = pm_activation_bytes(pairs, c->dim);
+}
+
 static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_sizes *s) {
     uint32_t rows = s->max_rows, out = s->max_out;
     uint64_t *p = s->pieces;
     p[PM_PIECE_X] = p[PM_PIECE_NORMED] = p[PM_PIECE_SQUARES] = pm_activation_bytes(rows, c->dim);
     p[PM_PIECE_QKV] = pm_activation_bytes(rows, pm_q_dim(c) + 2 * pm_kv_dim(c));
     p[PM_PIECE_Q] = p[PM_PIECE_ATT] = pm_activation_bytes(rows, pm_q_dim(c));
-    p[PM_PIECE_FFN] = pm_activation_bytes(rows, c->ffn_dim);
+    p[PM_PIECE_FFN] = has_dense_layers(c) ? pm_activation_bytes(rows, c->ffn_dim) : 0;
+    if (c->n_experts > 0)
+        fill_expert_pieces(c, rows, p);
     p[PM_PIECE_OUT_NORMED] = p[PM_PIECE_OUT_SQUARES] = pm_activation_bytes(out, c->dim);
     p[PM_PIECE_LOGITS] = pm_activation_bytes(out, c->vocab_size);
     p[PM_PIECE_ATTEND] = attend_bytes(dev, c, s);
@@ -151,7 +168,8 @@ pm_status pm_plan_session(const pm_device *dev, const pm_config *c, const pm_ses
     sizes->cache = 2 * sizes->kv * c->n_layers;
     sizes->upload = PM_N_SLOTS * (rounded(p[PM_PIECE_ROWS]) + rounded(p[PM_PIECE_INDEX]) + rounded(p[PM_PIECE_SAMPLING])) +
                     rounded(p[PM_PIECE_PAGES]);
-    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + p[PM_PIECE_LOGITS];
+    sizes->readback = PM_N_SLOTS * (rounded(p[PM_PIECE_INDEX]) + rounded(PM_LIKELY_BYTES)) + rounded(p[PM_PIECE_LOGITS]) +
+                      rounded(p[PM_PIECE_OUT_NORMED]) + p[PM_PIECE_OUT_SQUARES];
     return PM_OK;
 }
 
@@ -216,7 +234,8 @@ static pm_status rehearse_weights(const planning *p, uint64_t *bytes) {
 
 static pm_status put_session(const planning *p, const pm_session_sizes *s, pm_slabs *slabs) {
     for (int i = 0; i < PM_N_PIECES; i++)
-        PM_TRY(add_to(slabs, s->pieces[i]));
+        if (s->pieces[i])
+            PM_TRY(add_to(slabs, s->pieces[i]));
     for (uint32_t i = 0; i < 2 * p->config->n_layers; i++)
         PM_TRY(add_to(slabs, s->kv));
     return PM_OK;

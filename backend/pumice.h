@@ -72,6 +72,9 @@ double pm_model_rope_factor(const pm_model *model, uint64_t n_positions);
 uint64_t pm_model_weight_bytes(const pm_model *model); // on the device
 // Does the model want its config's bos before a text? Nobody puts it there by himself.
 bool pm_model_add_bos(const pm_model *model);
+// The id that its tokenizer puts behind a text that stands alone, as embedding models have it, never behind a prompt; -1: none.
+// Nobody puts it there by himself.
+int32_t pm_model_end_id(const pm_model *model);
 // Does this id end the model's answer?
 bool pm_model_is_eos(const pm_model *model, int32_t id);
 
@@ -121,6 +124,32 @@ uint32_t pm_session_logits_stride(const pm_session *session); // floats: vocab_s
 // logprobs[i] = ln p(ids[first + i] | all that stands before it), n - first of them, into the caller's memory. Their logits come
 // pm_session_max_batch rows at a time: a larger options.max_batch makes it faster.
 pm_status pm_session_score(pm_session *session, int seq, const int32_t *ids, size_t n, size_t first, double *logprobs);
+
+// ---- embedding and ranking --------------------------------------------------------------------------------------------
+
+typedef struct pm_embed_text {
+    int seq; // where it runs: an empty sequence, and empty again after it
+    const int32_t *ids;
+    size_t n; // at least 1
+} pm_embed_text;
+
+// Texts as vectors of length 1, which point the same way where texts mean the same: out (n, dims), the caller's. That is the last
+// norm's result of the last token, or its mean over all tokens where config.pooling says PM_POOL_MEAN; PM_ERR_UNSUPPORTED where it
+// says PM_POOL_FIRST. dims: only the first so many numbers, of length 1 again, for models made for it (Matryoshka); 0: config.dim.
+// Texts share passes: n sequences make short ones faster. Errors as of pm_session_eval, and PM_ERR_USAGE for two texts in one
+// sequence, one that is not empty, or dims beyond config.dim; nothing is run then. No head is needed.
+pm_status pm_session_embed(pm_session *session, const pm_embed_text *texts, int n, uint32_t dims, float *out);
+
+// What a reranker is asked about a document. *ids (*n of them) is the caller's to pm_free. instruct NULL: a search on the web.
+// flags: PM_ENCODE_SPECIAL where control tokens in these texts shall count, PM_ENCODE_REPAIR. Errors as of pm_tokenizer_encode.
+pm_status pm_rerank_prompt(const pm_tokenizer *tok, const char *instruct, pm_str query, pm_str document, unsigned flags,
+                           int32_t **ids, size_t *n);
+// Runs n >= 1 ids at the end of a sequence, with the errors of pm_session_eval; *score is how probable "yes" is against "no" as
+// the next token, or what the model's own classifier of these two says. Documents of one query begin alike: rewind the sequence to
+// where they differ and give only the rest. PM_ERR_UNSUPPORTED where the vocabulary has no such tokens.
+pm_status pm_session_rerank(pm_session *session, int seq, const int32_t *ids, size_t n, double *score);
+
+// ---- generation -------------------------------------------------------------------------------------------------------
 
 // Added to the logit of an id; -100 as good as bans it, -INFINITY does.
 typedef struct pm_logit_bias {
@@ -233,6 +262,44 @@ const pm_profile_row *pm_session_profile(const pm_session *session, int *n);
 
 // Records every pass anew instead of replaying recordings: for tests that prove both give the same bits.
 void pm_session_set_replay(pm_session *session, bool replay);
+
+// ---- dialog -----------------------------------------------------------------------------------------------------------
+
+// A conversation in one sequence of a session, which nobody else uses meanwhile. Each answer is told the whole conversation, and
+// only what the sequence does not hold yet is run. Its answers may be of different conversations: what they share at the beginning
+// is run once.
+typedef struct pm_dialog pm_dialog;
+
+typedef struct pm_dialog_options {
+    pm_sampler sampler;       // its history is the dialog's to set
+    uint32_t think_budget;    // ids of thinking, after which it is ended by words that say so; 0: no bound
+    const char *const *stops; // strings that end the answer's text before them, as pm_stops_open takes them; read by start only
+    int n_stops;
+} pm_dialog_options;
+
+// Must be closed before the session.
+pm_status pm_dialog_open(pm_session *session, int seq, pm_dialog **dialog);
+void pm_dialog_close(pm_dialog **dialog);
+
+// Begins an answer: renders the messages as pm_chat_render does, with its errors; PM_ERR_CONTEXT where they do not fit, else as
+// pm_session_start. An answer that is not ended yet is. chat->add_generation_prompt is the caller's to set.
+pm_status pm_dialog_start(pm_dialog *dialog, const pm_chat_message *messages, int n, const pm_chat_options *chat,
+                          const pm_dialog_options *options);
+// The same for a prompt of n >= 1 ids.
+pm_status pm_dialog_start_ids(pm_dialog *dialog, const int32_t *ids, size_t n, const pm_dialog_options *options);
+// The next id, as pm_session_next; *text is what it completes, control tokens left out: a view until the next call, often empty.
+pm_status pm_dialog_next(pm_dialog *dialog, int32_t *id, pm_str *text);
+// Was one of the stops complete? Then the caller ends the answer.
+bool pm_dialog_is_stopped(const pm_dialog *dialog);
+// Ends the answer: it may be cut short anywhere. *text: what was left of an unfinished character.
+pm_status pm_dialog_finish(pm_dialog *dialog, pm_str *text);
+// Ends it without a word about its text, as after an error.
+pm_status pm_dialog_end(pm_dialog *dialog);
+
+// The answer as far as it came, sorted; complete after finish. NULL before the first start; until the next one.
+const pm_turn *pm_dialog_turn(const pm_dialog *dialog);
+// Of the last prompt: ids that were run, and ids that the sequence held already.
+void pm_dialog_counts(const pm_dialog *dialog, uint32_t *n_run, uint32_t *n_reused);
 
 // ---- plan -------------------------------------------------------------------------------------------------------------
 

@@ -142,8 +142,8 @@ static void warn_of_mismatch(const char *path, const pm_rope_options *o, const p
                file->original_ctx, o->original_ctx);
     if (o->scaling == PM_ROPE_YARN && !o->original_ctx && !file->original_ctx)
         pm_log(PM_LOG_WARN,
-               "%s does not say the context that it was trained on: taken is all that it allows (Qwen3 allows 40960 "
-               "and was trained on 32768)",
+               "%s does not say the context that it was trained on: taken is all that it allows, which may "
+               "be more",
                path);
 }
 

@@ -15,8 +15,10 @@ typedef struct shape {
     int slot;     // which staging area and which results
     bool chained; // rows come from the sampler's `next`, not from the host
     bool sample, logits;
-    bool adjust;       // the sampler's penalties and bias
-    uint32_t n_likely; // told of the draw: the id itself and the likeliest ones; 0: nothing
+    bool hidden;        // of the rows that ask: what the head would read, in place of logits
+    uint32_t n_squares; // of a hidden row: the recording tells
+    bool adjust;        // the sampler's penalties and bias
+    uint32_t n_likely;  // told of the draw: the id itself and the likeliest ones; 0: nothing
 } shape;
 
 typedef struct recording {
@@ -53,9 +55,10 @@ struct pm_session {
     step device, staging[N_SLOTS];
     pm_buffer *upload, *readback;
     pm_slice pages_staging;
-    pm_slice results[N_SLOTS]; // (max_out) ids
-    pm_slice likely[N_SLOTS];  // (n_likely) of struct pm_likely
-    pm_slice logits_out;       // (max_out, vocab)
+    pm_slice results[N_SLOTS];        // (max_out) ids
+    pm_slice likely[N_SLOTS];         // (n_likely) of struct pm_likely
+    pm_slice logits_out;              // (max_out, vocab)
+    pm_slice normed_out, squares_out; // (max_out, dim)
 
     // Of the generation that runs: what occurred (n_valid), bias (n_valid), and logits that both have changed (1, vocab).
     pm_slice seen, bias, adjusted;
@@ -88,6 +91,10 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_Q] = &a->q,
         [PM_PIECE_ATT] = &a->att,
         [PM_PIECE_FFN] = &a->ffn,
+        [PM_PIECE_ROUTER] = &a->router,
+        [PM_PIECE_ROUTES] = &a->routes,
+        [PM_PIECE_EXPERTS] = &a->experts,
+        [PM_PIECE_PRODUCTS] = &a->products,
         [PM_PIECE_OUT_NORMED] = &a->out_normed,
         [PM_PIECE_OUT_SQUARES] = &a->out_squares,
         [PM_PIECE_LOGITS] = &a->logits,
@@ -104,7 +111,8 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_ADJUSTED] = &s->adjusted,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
-        PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
+        if (sizes->pieces[i])
+            PM_TRY(pm_slabs_alloc(s->slabs, sizes->pieces[i], slices[i]));
     return PM_OK;
 }
 
@@ -140,6 +148,8 @@ static pm_status open_host_side(pm_session *s, const pm_session_sizes *sizes) {
         s->likely[i] = take(s->readback, &at, PM_LIKELY_BYTES);
     }
     s->logits_out = take(s->readback, &at, bytes[PM_PIECE_LOGITS]);
+    s->normed_out = take(s->readback, &at, bytes[PM_PIECE_OUT_NORMED]);
+    s->squares_out = take(s->readback, &at, bytes[PM_PIECE_OUT_SQUARES]);
     return PM_OK;
 }
 
@@ -226,6 +236,12 @@ static void record_input(pm_session *s, const shape *p, pm_cmd *cmd) {
         copy_front(cmd, s->device.sampling, from->sampling, p->n_out * sizeof(struct pm_sampling));
 }
 
+static void record_hidden_output(pm_session *s, shape *p, pm_cmd *cmd, const pm_hidden *hidden) {
+    p->n_squares = hidden->n_parts;
+    copy_front(cmd, s->normed_out, hidden->normed.data, hidden->normed.data.size);
+    copy_front(cmd, s->squares_out, hidden->squares.data, hidden->squares.data.size);
+}
+
 static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor logits, pm_slice index) {
     const step *d = &s->device;
     uint32_t n_valid = s->model->n_valid;
@@ -261,8 +277,9 @@ static void record_draw(pm_session *s, const shape *p, pm_cmd *cmd, pm_tensor lo
                             });
 }
 
-static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
+static pm_status record_pass(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_slice index = p->n_out == p->n ? s->identity : s->device.index;
+    pm_hidden hidden;
     pm_pass pass = {
         .n = p->n,
         .n_out = p->n_out,
@@ -272,6 +289,7 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
         .angles = &s->angles,
         .cache = &s->cache,
         .act = &s->act,
+        .hidden = p->hidden ? &hidden : NULL,
     };
     pm_tensor logits;
     record_input(s, p, cmd);
@@ -281,11 +299,13 @@ static pm_status record_pass(pm_session *s, const shape *p, pm_cmd *cmd) {
         record_draw(s, p, cmd, logits, index);
     if (p->logits)
         copy_front(cmd, s->logits_out, s->act.logits, logits.data.size);
+    if (p->hidden)
+        record_hidden_output(s, p, cmd, &hidden);
     return pm_cmd_end(cmd);
 }
 
 // A rehearsal first, so that pipelines that are not there yet are made in parallel.
-static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
+static pm_status record(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
     pm_cmd_begin_dry(cmd);
@@ -298,7 +318,8 @@ static pm_status record(pm_session *s, const shape *p, pm_cmd *cmd) {
 
 static bool same_shape(const shape *a, const shape *b) {
     return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits && a->adjust == b->adjust && a->n_likely == b->n_likely;
+           a->sample == b->sample && a->logits == b->logits && a->hidden == b->hidden && a->adjust == b->adjust &&
+           a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -355,7 +376,7 @@ static pm_status submit(pm_session *s, const shape *p) {
     if (!found || !s->replay) {
         r->used = 0;
         r->shape = *p;
-        PM_TRY(record(s, p, r->cmd));
+        PM_TRY(record(s, &r->shape, r->cmd));
     }
     r->used = ++s->clock;
     PM_TRY(pm_cmd_submit(r->cmd));
@@ -438,9 +459,14 @@ static pm_status wait_all(pm_session *s) {
     return PM_OK;
 }
 
+static pm_status check_head(const pm_session *s) {
+    return s->model->config.no_head ? pm_fail(PM_ERR_UNSUPPORTED, "the model has no head: it gives embeddings, no tokens") : PM_OK;
+}
+
 pm_status pm_session_eval(pm_session *s, int seq, const int32_t *ids, size_t n, const float **logits) {
     int slot;
     PM_TRY(pm_session_check(s, seq, ids, n));
+    PM_TRY(logits ? check_head(s) : PM_OK);
     shape last = {.n_out = logits ? 1 : 0, .logits = logits != NULL};
     PM_TRY(run_prompt(s, seq, ids, n, &last, NULL, &slot));
     PM_TRY(wait_all(s));
@@ -480,12 +506,30 @@ static pm_status run_batch(pm_session *s, const pm_batch_row *batch, int n, shap
 pm_status pm_session_eval_batch(pm_session *s, const pm_batch_row *batch, int n, const float **logits) {
     if (n < 1 || (uint32_t)n > s->max_out)
         return pm_fail(PM_ERR_USAGE, "a batch of %d rows: 1 to %u are possible", n, s->max_out);
+    PM_TRY(logits ? check_head(s) : PM_OK);
     PM_TRY(wait_all(s));
     shape p = {.n = (uint32_t)n, .n_out = logits ? (uint32_t)n : 0, .logits = logits != NULL};
     PM_TRY(run_batch(s, batch, n, &p));
     PM_TRY(wait_all(s));
     if (logits)
         *logits = pm_slice_map(s->logits_out);
+    return PM_OK;
+}
+
+pm_status pm_session_eval_hidden(pm_session *s, const pm_batch_row *batch, int n, const uint32_t *index, uint32_t n_out,
+                                 pm_hidden_rows *hidden) {
+    PM_TRY(wait_all(s));
+    shape p = {.n = (uint32_t)n, .n_out = n_out, .hidden = n_out > 0};
+    memcpy(pm_slice_map(s->staging[0].index), index, n_out * sizeof *index);
+    PM_TRY(run_batch(s, batch, n, &p));
+    const recording *r = s->running[0];
+    PM_TRY(wait_all(s));
+    *hidden = (pm_hidden_rows){
+        .normed = pm_slice_map(s->normed_out),
+        .squares = pm_slice_map(s->squares_out),
+        .stride = (uint32_t)pm_round_up(s->model->config.dim, PM_BLOCK),
+        .n_squares = r->shape.n_squares,
+    };
     return PM_OK;
 }
 
@@ -510,6 +554,7 @@ static pm_status upload_adjustments(pm_session *s, const int32_t *ids, size_t n,
 
 pm_status pm_session_start(pm_session *s, int seq, const int32_t *ids, size_t n, const pm_sampler *sampler) {
     PM_TRY(pm_session_check(s, seq, ids, n));
+    PM_TRY(check_head(s));
     PM_TRY(pm_sampler_check(sampler, s->model->config.vocab_size));
     PM_TRY(wait_all(s));
     s->n_logprobs = 0;
@@ -632,6 +677,10 @@ uint64_t pm_session_bytes(const pm_session *s) {
 
 uint32_t pm_session_max_batch(const pm_session *s) {
     return s->max_out;
+}
+
+uint32_t pm_session_max_rows(const pm_session *s) {
+    return s->max_rows;
 }
 
 const pm_model *pm_session_model(const pm_session *s) {

@@ -95,19 +95,57 @@ typedef struct pm_chat_options {
     int n_tools;
 } pm_chat_options;
 
-// What was rendered: the template of Qwen3 and its kin, or plain ChatML because the template is a stranger.
-typedef enum pm_chat_format { PM_CHAT_NONE, PM_CHAT_QWEN3, PM_CHAT_CHATML } pm_chat_format;
+// How turns are written. QWEN2: QWEN3's without thinking, with a system message of the template's where the conversation has none.
+typedef enum pm_chat_format { PM_CHAT_NONE, PM_CHAT_QWEN3, PM_CHAT_QWEN2, PM_CHAT_CHATML, PM_CHAT_LLAMA3 } pm_chat_format;
 
-// How pm_chat_render will treat this Jinja text; PM_CHAT_NONE: it refuses.
-pm_chat_format pm_chat_recognise(pm_str template_text);
+// Whether the template lets the model think: enable_thinking is obeyed by those that may.
+typedef enum pm_chat_thinking { PM_CHAT_NEVER_THINKS, PM_CHAT_MAY_THINK, PM_CHAT_ALWAYS_THINKS } pm_chat_thinking;
 
-// Renders n >= 1 messages. There is no Jinja here: the Qwen3 family's templates are known by what their text does and are rendered
-// natively, byte for byte; another template with <|im_start|> is taken as plain ChatML without tools, and *format (may be NULL)
-// says so. *text is 0-terminated and the caller's to pm_free. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles:
-// PM_ERR_USAGE (the templates would drop such a message in silence).
+typedef struct pm_chat_style {
+    pm_chat_format format; // PM_CHAT_NONE: pm_chat_render refuses
+    pm_chat_thinking thinking;
+    bool tools;   // there is a place for them
+    bool guessed; // the template is a stranger or does more than we know: its marks suggest the format, and this is what is used
+} pm_chat_style;
+
+// How pm_chat_render will treat this Jinja text.
+pm_chat_style pm_chat_recognise(pm_str template_text);
+
+// Renders n >= 1 messages. There is no Jinja here: templates of Qwen3's family (hybrid, Instruct-2507, Thinking-2507, forced
+// non-thinking), Qwen2.5, plain ChatML (a default system message as SmolLM2's included) and Llama 3 are known by what their text
+// does and are rendered natively, byte for byte; a stranger with <|im_start|> or <|start_header_id|> is taken as plain ChatML or
+// Llama 3 without tools: see pm_chat_style.guessed. *format (may be NULL) is the style's. *text is 0-terminated and the caller's to
+// pm_free. No template, or none of these: PM_ERR_UNSUPPORTED. Unknown roles: PM_ERR_USAGE (the templates would drop such a message
+// in silence).
 // Text of users is not escaped: "<|im_end|>" in it becomes a control token when the result is encoded with PM_ENCODE_SPECIAL.
 pm_status pm_chat_render(pm_str template_text, const pm_chat_message *messages, int n, const pm_chat_options *options, char **text,
                          pm_chat_format *format);
+
+// Does a rendered prompt end inside a thinking block, so that the model goes on thinking?
+bool pm_chat_is_thinking(pm_str prompt);
+
+// ---- turn -------------------------------------------------------------------------------------------------------------
+
+// The model's turn, sorted while it is written: thinking up to </think>, then content with <tool_call> blocks taken out of it. A
+// block that holds no call stays in the content as it stands; thinking that never ends is thinking. Newlines that surround a part
+// belong to the format and are left out.
+typedef struct pm_turn pm_turn;
+
+// thinking: the prompt opened the block already, see pm_chat_is_thinking. PM_ERR_MEMORY, here and below.
+pm_status pm_turn_open(bool thinking, pm_turn **turn);
+void pm_turn_close(pm_turn **turn);
+
+pm_status pm_turn_add(pm_turn *turn, const char *text, size_t n); // what was written next, in pieces of any size
+pm_status pm_turn_end(pm_turn *turn);                             // no more will come: what was held back is sorted
+
+// What is sure so far; it only grows. Views that live until the next add, end or close.
+pm_str pm_turn_text(const pm_turn *turn); // all of it, as it was written
+pm_str pm_turn_thinking(const pm_turn *turn);
+pm_str pm_turn_content(const pm_turn *turn);
+bool pm_turn_is_thinking(const pm_turn *turn);                             // in the block at present
+const pm_chat_tool_call *pm_turn_calls(const pm_turn *turn, int *n_calls); // arguments: JSON as the model wrote it
+// All as an assistant's message, whose texts are such views; without thinking reasoning_content is NULL.
+pm_chat_message pm_turn_message(const pm_turn *turn);
 
 PM_API_END
 #endif

@@ -101,7 +101,7 @@ typedef struct pm_pack_part {
 
 typedef enum pm_pack_order {
     PM_PACK_STACKED,     // part after part: Q, K, V
-    PM_PACK_INTERLEAVED, // row 0 of each part, row 1 of each part, ...: gate, up
+    PM_PACK_INTERLEAVED, // parts in pairs, pair after pair: row 0 of both, row 1 of both, ...: gate, up
 } pm_pack_order;
 
 // *out = the parts as one matrix (sum of rows, cols). Parts of different types: all become F16 where every value fits, else F32.

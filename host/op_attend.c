@@ -9,6 +9,10 @@ static uint32_t count_splits(const pm_caps *caps, uint32_t n, uint32_t kv_bound)
     return (kv_bound + caps->attend_split - 1) / caps->attend_split;
 }
 
+pm_dtype pm_kv_dtype(uint32_t bits) {
+    return bits == 8 ? PM_Q8_0 : bits == 16 ? PM_F16 : PM_F32;
+}
+
 uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim) {
     uint64_t position = dtype == PM_Q8_0 ? head_dim + (head_dim + 63) / 64 * 4 : head_dim * (dtype == PM_F16 ? 2 : 4);
     return PM_PAGE * n_kv_heads * position;

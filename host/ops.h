@@ -37,6 +37,30 @@ void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w);
 // h->x (n, dim) += src (n, w.cols) * w (dim, w.cols)^T, and normed, squares for the norm whose gain (1, dim) is given
 void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain);
 
+// ---- mixture of experts ---------------------------------------------------------------------------------------------------
+
+// Which of n_experts matrices, stacked in one tensor, each of n rows is multiplied with: n_used of them, and what each result
+// counts.
+typedef struct pm_routes {
+    pm_slice data; // pm_routes_bytes; written by pm_op_route
+    uint32_t n, n_experts, n_used;
+} pm_routes;
+uint64_t pm_routes_bytes(uint32_t n, uint32_t n_used);
+
+// routes <- the n_used greatest of a row's logits (n, n_experts), with weights that softmax over all gives; normed: divided by
+// their sum. n_experts is at most PM_MAX_EXPERTS.
+void pm_op_route(pm_cmd *cmd, const pm_routes *routes, pm_tensor logits, bool normed);
+
+// y (n * n_used, rows of an expert / 2) = weight * norm_glu of the row with each of its experts in w (n_experts * rows, dim)
+void pm_op_experts_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_routes *routes);
+
+// h->x (n, dim) += the sum over a row's experts of src (n * n_used, cols) * their part of w (n_experts * dim, cols)^T, and normed,
+// squares as pm_op_linear_add. products: room for an activation (n * n_used, dim).
+void pm_op_experts_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain, const pm_routes *routes,
+                       pm_slice products);
+
+// ---------------------------------------------------------------------------------------------------------------------------
+
 // The cache of one layer. k and v: pages of PM_PAGE positions; dtype F16, F32, or Q8_0, for which head_dim is a multiple of 32.
 //   k page: [n_kv_heads][head_dim / e][PM_PAGE][e], e = elements in 16 bytes: lanes that take a position each read side by side
 //   v page: [n_kv_heads][PM_PAGE][head_dim]
@@ -51,6 +75,7 @@ typedef struct pm_kv {
     uint32_t max_pages;
     uint32_t n_kv_heads, head_dim;
 } pm_kv;
+pm_dtype pm_kv_dtype(uint32_t bits); // the type of a cache of 8, 16 or 32 bits an element; head_dim must be whole blocks of it
 uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim); // of k, and of v again
 
 // q (n, n_heads * head_dim), and the cache at each row's position <- qkv (n, (n_heads + 2 n_kv_heads) * head_dim):

@@ -19,6 +19,7 @@
 //   Q3_K 8 + 4                  superblock: 16 x the low 4 bits, 16 x the high 2 bits; half
 //   IQ2 8 + 4                   superblock: 16 x 4 bits; half
 //   Q2_K 8                      superblock: 16 bytes of scale and, above, minimum; half scale of the scales, half of the minima
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -349,8 +350,10 @@ typedef struct run {
 static run find_run(const job *j, int p, uint32_t before, uint32_t begin, uint32_t end) {
     const pm_pack_part *part = &j->parts[p];
     if (j->order == PM_PACK_INTERLEAVED) {
-        uint32_t step = (uint32_t)j->n_parts, first = (begin + step - 1 - (uint32_t)p) / step;
-        return (run){part, first, (end + step - 1 - (uint32_t)p) / step - first, (uint32_t)p, step};
+        uint32_t row0 = p % 2 ? before - part->rows + 1 : before; // a pair has equal parts
+        uint32_t from = begin > row0 ? (begin - row0 + 1) / 2 : 0, to = end > row0 ? (end - row0 + 1) / 2 : 0;
+        to = to < part->rows ? to : part->rows;
+        return (run){part, from, to > from ? to - from : 0, row0, 2};
     }
     uint32_t last = before + part->rows < end ? before + part->rows : end;
     uint32_t first = before > begin ? before : begin;
@@ -483,11 +486,12 @@ static pm_dtype common_dtype(const pm_pack_part *parts, int n_parts, uint32_t co
 pm_status pm_pack_matrix(pm_packer *packer, const pm_pack_part *parts, int n_parts, uint32_t cols, pm_pack_order order,
                          pm_tensor *out) {
     uint32_t rows = 0;
+    assert(order != PM_PACK_INTERLEAVED || n_parts % 2 == 0);
     for (int i = 0; i < n_parts; i++) {
         if (cols % pm_dtype_get(parts[i].dtype)->block_elements != 0)
             return pm_fail(PM_ERR_FILE, "a row of %u columns is not whole blocks of %s", cols, pm_dtype_get(parts[i].dtype)->name);
-        if (order == PM_PACK_INTERLEAVED && parts[i].rows != parts[0].rows)
-            return pm_fail(PM_ERR_FILE, "matrices of %u and %u rows cannot be interleaved", parts[0].rows, parts[i].rows);
+        if (order == PM_PACK_INTERLEAVED && i % 2 && parts[i].rows != parts[i - 1].rows)
+            return pm_fail(PM_ERR_FILE, "matrices of %u and %u rows cannot be interleaved", parts[i - 1].rows, parts[i].rows);
         rows += parts[i].rows;
     }
     pm_dtype dtype = common_dtype(parts, n_parts, cols);

@@ -243,6 +243,39 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
     }
 }
 
+// ---- route ------------------------------------------------------------------------------------------------------------
+
+static bool is_among(const uint32_t *experts, uint32_t n, uint32_t expert) {
+    for (uint32_t i = 0; i < n; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
+static void route_row(const pm_ref_route_args *a, const float *logits, uint32_t *experts, double *weights) {
+    double sum_all = 0, sum_used = 0;
+    for (uint32_t k = 0; k < a->n_used; k++) {
+        uint32_t best = UINT32_MAX;
+        for (uint32_t e = 0; e < a->n_experts; e++)
+            if (!is_among(experts, k, e) && (best == UINT32_MAX || logits[e] > logits[best]))
+                best = e;
+        experts[k] = best;
+        weights[k] = exp((double)logits[best] - logits[experts[0]]);
+        sum_used += weights[k];
+    }
+    for (uint32_t e = 0; e < a->n_experts; e++)
+        sum_all += exp((double)logits[e] - logits[experts[0]]);
+    for (uint32_t k = 0; k < a->n_used; k++)
+        weights[k] /= a->normed ? sum_used : sum_all;
+}
+
+void pm_ref_route(const pm_ref_route_args *a, uint32_t *experts, double *weights) {
+    for (uint32_t r = 0; r < a->n; r++) {
+        size_t at = (size_t)r * a->n_used;
+        route_row(a, a->logits + (size_t)r * a->n_experts, experts + at, weights + at);
+    }
+}
+
 // ---- rope_store -------------------------------------------------------------------------------------------------------
 
 // One head: RMSNorm where there is a gain, then (lo, hi) = (lo cos - hi sin, hi cos + lo sin) of each pair (j, j + half). Kernels

@@ -37,6 +37,15 @@ typedef struct pm_ref_linear_args {
 // y (n, rows) = factor * (x * w^T) + bias + add, or y (n, rows / 2) = silu(gate) * up of it
 void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size);
 
+// experts, weights (n, n_used) <- the greatest of softmax of logits (n, n_experts), greatest first, of equal ones the first;
+// normed: the weights of a row divided by their sum
+typedef struct pm_ref_route_args {
+    uint32_t n, n_experts, n_used;
+    const float *logits;
+    bool normed;
+} pm_ref_route_args;
+void pm_ref_route(const pm_ref_route_args *a, uint32_t *experts, double *weights);
+
 typedef struct pm_ref_rope_store_args {
     uint32_t n, n_heads, n_kv_heads, head_dim;
     const float *qkv;             // (n, n_heads + 2 n_kv_heads, head_dim)

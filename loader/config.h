@@ -7,6 +7,8 @@
 
 typedef enum pm_rope_scaling { PM_ROPE_NONE, PM_ROPE_LINEAR, PM_ROPE_YARN } pm_rope_scaling;
 
+enum { PM_MAX_LAYERS = 4096 };
+
 // YaRN: https://arxiv.org/abs/2309.00071; names as in transformers' rope_parameters. 0 means "not given" where 0 is no value.
 typedef struct pm_rope_config {
     double theta;
@@ -24,6 +26,9 @@ typedef struct pm_rope_config {
     bool bf16_frequencies;
 } pm_rope_config;
 
+// Which token's hidden state stands for a text, or all of them; gguf's numbers. Files seldom say.
+typedef enum pm_pooling { PM_POOL_UNSAID = 0, PM_POOL_MEAN = 1, PM_POOL_FIRST = 2, PM_POOL_LAST = 3, PM_POOL_RANK = 4 } pm_pooling;
+
 // What the forward pass must know, as dimensions and flags; never a model name.
 typedef struct pm_config {
     const char *architecture; // for messages only: "qwen3"
@@ -35,11 +40,19 @@ typedef struct pm_config {
     uint32_t ffn_dim;    // intermediate_size
     uint32_t vocab_size; // rows of the embedding; may exceed the ids the tokenizer knows
     uint32_t max_ctx;    // max_position_embeddings / context_length; with YaRN at least factor * original_ctx
+    // Mixture of experts: the feed-forward of a row is the weighted sum of n_experts_used of n_experts small ones.
+    uint32_t n_experts; // 0: there are none, as in layers that are dense all the same
+    uint32_t n_experts_used;
+    uint32_t expert_ffn_dim;
+    bool experts_normed;                     // the weights of those used sum to 1; else they are what softmax over all gives
+    uint8_t dense_layers[PM_MAX_LAYERS / 8]; // a bit a layer
     float norm_eps;
     bool tied_head; // the head is the embedding
+    bool no_head;   // the file is an embedding model's, without one: there are no logits. tied_head is set too
     bool qk_norm;   // blk.N.attn_q_norm and attn_k_norm are there
     bool qkv_bias;  // blk.N.attn_q.bias and so on are there
     pm_rope_config rope;
+    pm_pooling pooling; // PM_POOL_RANK: of the last token, and what it is for is ranking
 
     int32_t bos, pad; // -1: none
     int32_t eos[8];   // generation stops on any of them
@@ -51,5 +64,10 @@ typedef struct pm_config {
     float repetition_penalty; // 1: none
     int top_k;
 } pm_config;
+
+// Is the feed-forward of this layer a mixture of experts?
+static inline bool pm_config_has_experts(const pm_config *config, uint32_t layer) {
+    return config->n_experts > 0 && !(config->dense_layers[layer / 8] >> layer % 8 & 1);
+}
 
 #endif

@@ -31,6 +31,7 @@ static pm_status read_architecture(const pm_gguf *gguf, pm_config *config) {
     config->qk_norm = architecture->qk_norm;
     config->qkv_bias = architecture->qkv_bias;
     config->rope.interleaved = architecture->interleaved;
+    config->experts_normed = architecture->experts;
     return PM_OK;
 }
 
@@ -110,6 +111,38 @@ static pm_status read_rope(const pm_gguf *gguf, pm_config *config) {
     return pm_gguf_get_u32(gguf, key_of(config, "rope.scaling.original_context_length").text, 1 << 30, &rope->original_ctx);
 }
 
+// How an embedding model makes one vector of many.
+static pm_status read_pooling(const pm_gguf *gguf, pm_config *config) {
+    uint32_t pooling = PM_POOL_UNSAID;
+    PM_TRY(pm_gguf_get_u32(gguf, key_of(config, "pooling_type").text, UINT32_MAX, &pooling));
+    if (pooling > PM_POOL_RANK)
+        return pm_fail(PM_ERR_UNSUPPORTED, "%s: pooling type %u is not supported", gguf->shard->path, pooling);
+    config->pooling = (pm_pooling)pooling;
+    return PM_OK;
+}
+
+static pm_status refuse_number(const pm_gguf *gguf, const pm_config *config, const char *name, uint32_t usual) {
+    arch_key key = key_of(config, name);
+    uint32_t value = usual;
+    PM_TRY(pm_gguf_get_u32(gguf, key.text, UINT32_MAX, &value));
+    return value == usual ? PM_OK : pm_fail(PM_ERR_UNSUPPORTED, "%s: %s %u is not supported", gguf->shard->path, key.text, value);
+}
+
+// Softmax over all, and no expert that every token shares: what the architectures we run have, whether a file says it or not.
+static pm_status read_experts(const pm_gguf *gguf, pm_config *config) {
+    double scale = 1;
+    if (config->n_experts == 0)
+        return PM_OK;
+    PM_TRY(refuse_number(gguf, config, "expert_gating_func", 1));
+    PM_TRY(refuse_number(gguf, config, "expert_shared_count", 0));
+    PM_TRY(pm_gguf_get_double(gguf, key_of(config, "expert_weights_scale").text, 0, 1e6, &scale));
+    if (scale != 1 && scale != 0)
+        return pm_fail(PM_ERR_UNSUPPORTED, "%s: experts whose weights are scaled by %g are not supported", gguf->shard->path,
+                       scale);
+    PM_TRY(pm_gguf_get_bool(gguf, key_of(config, "norm_top_k_prob").text, &config->experts_normed));
+    return pm_gguf_get_bool(gguf, key_of(config, "expert_weights_norm").text, &config->experts_normed);
+}
+
 // The head and the vocabulary's size are what the tensors say.
 static pm_status read_embedding(const pm_file *file, const pm_gguf *gguf, pm_config *config) {
     config->tied_head = true;
@@ -171,8 +204,10 @@ static pm_status read_config(pm_file *file, const pm_gguf *gguf) {
     pm_config *config = &file->config;
     PM_TRY(read_architecture(gguf, config));
     PM_TRY(read_numbers(gguf, config));
+    PM_TRY(read_experts(gguf, config));
     PM_TRY(check_widths(gguf, config));
     PM_TRY(read_rope(gguf, config));
+    PM_TRY(read_pooling(gguf, config));
     PM_TRY(read_embedding(file, gguf, config));
     PM_TRY(read_ids(gguf, config));
     return read_sampling(gguf, config);
@@ -248,6 +283,16 @@ static pm_status read_merges(pm_file *file, const pm_gguf *gguf) {
     return PM_OK;
 }
 
+static pm_status read_end(pm_file *file, const pm_gguf *gguf) {
+    bool add_eos = false;
+    int32_t id = -1;
+    PM_TRY(pm_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", &add_eos));
+    PM_TRY(read_id(gguf, "tokenizer.ggml.eos_token_id", &id));
+    file->vocab.add_end = add_eos && id >= 0 && (uint32_t)id < file->vocab.n_tokens;
+    file->vocab.end_id = file->vocab.add_end ? id : 0;
+    return PM_OK;
+}
+
 static pm_status read_vocab(pm_file *file, const pm_gguf *gguf) {
     pm_str model = {0}, pre = PM_STR("default");
     PM_TRY(pm_gguf_get_string(gguf, "tokenizer.ggml.model", &model));
@@ -261,6 +306,7 @@ static pm_status read_vocab(pm_file *file, const pm_gguf *gguf) {
     PM_TRY(pm_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", &file->vocab.add_bos));
     PM_TRY(read_tokens(file, gguf));
     PM_TRY(read_merges(file, gguf));
+    PM_TRY(read_end(file, gguf));
     file->has_vocab = true;
     return PM_OK;
 }

@@ -116,7 +116,8 @@ static void put_config(pm_gguf_writer *w, const pm_config *c) {
     for (size_t i = 0; i < n; i++) {
         uint32_t value;
         memcpy(&value, (const char *)c + keys[i].offset, sizeof(value));
-        if (value)
+        bool again = i > 0 && keys[i].offset == keys[i - 1].offset; // another name of it in config.json
+        if (value && !again)
             put_u32(w, key_of(c, keys[i].gguf, key), value);
     }
     put_u32(w, key_of(c, "attention.value_length", key), c->head_dim);
@@ -126,6 +127,8 @@ static void put_config(pm_gguf_writer *w, const pm_config *c) {
     put_f32(w, key_of(c, "rope.freq_base", key), c->rope.theta);
     if (c->rope.scaling != PM_ROPE_NONE)
         put_scaling(w, c);
+    if (c->pooling != PM_POOL_UNSAID)
+        put_u32(w, key_of(c, "pooling_type", key), c->pooling);
 }
 
 static void put_sampling(pm_gguf_writer *w, const pm_config *c) {
@@ -175,17 +178,21 @@ static void put_merges(pm_gguf_writer *w, const pm_vocab_data *vocab) {
     }
 }
 
-// One id ends a sequence there. Of the others, those go on to have a key that a reader does not know by their text.
+// One id ends a sequence there: what goes behind a text, if something does. Of the others, those go on to have a key that a reader
+// does not know by their text.
 static void put_ids(pm_gguf_writer *w, const pm_file *file) {
     static const char *const more[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
     const pm_config *c = &file->config;
     size_t n_more = 0;
+    int32_t end = file->has_vocab && file->vocab.add_end ? file->vocab.end_id : c->n_eos ? c->eos[0] : -1;
     if (c->bos >= 0)
         put_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)c->bos);
-    if (c->n_eos)
-        put_u32(w, "tokenizer.ggml.eos_token_id", (uint32_t)c->eos[0]);
-    for (int i = 1; i < c->n_eos && n_more < 2; i++) {
+    if (end >= 0)
+        put_u32(w, "tokenizer.ggml.eos_token_id", (uint32_t)end);
+    for (int i = 0; i < c->n_eos && n_more < 2; i++) {
         const pm_vocab_token *token = token_of(file, (uint32_t)c->eos[i]);
+        if (c->eos[i] == end)
+            continue;
         if (!token || !token->special || !pm_vocab_is_end(token->text))
             put_u32(w, more[n_more++], (uint32_t)c->eos[i]);
     }
@@ -209,6 +216,10 @@ static void put_vocab(pm_gguf_writer *w, const pm_file *file) {
     put_ids(w, file);
     begin(w, "tokenizer.ggml.add_bos_token", PM_GGUF_BOOL);
     put_number(w, file->vocab.add_bos, 1);
+    if (file->vocab.add_end) {
+        begin(w, "tokenizer.ggml.add_eos_token", PM_GGUF_BOOL);
+        put_number(w, 1, 1);
+    }
     if (file->chat_template.n)
         put_string(w, "tokenizer.chat_template", file->chat_template);
 }
@@ -259,13 +270,17 @@ static void put_entries(pm_gguf_writer *w, const pm_file *file, uint32_t file_ty
     put_u32(w, "general.quantization_version", 2); // of ggml's block layouts
 }
 
+const char *pm_gguf_tensor_name(const pm_gguf_tensor *tensor) {
+    return tensor->own_name[0] ? tensor->own_name : tensor->source->name;
+}
+
 // gguf writes the fastest dimension first.
 static void put_tensor(pm_gguf_writer *w, const pm_gguf_tensor *t) {
-    int n_dims = t->source->n_dims ? t->source->n_dims : 1;
-    put_text(w, (pm_str){t->source->name, strlen(t->source->name)});
-    put_number(w, (uint32_t)n_dims, 4);
-    for (int i = n_dims; i-- > 0;)
-        put_number(w, t->source->dims[i], 8);
+    const char *name = pm_gguf_tensor_name(t);
+    put_text(w, (pm_str){name, strlen(name)});
+    put_number(w, (uint32_t)t->n_dims, 4);
+    for (int i = t->n_dims; i-- > 0;)
+        put_number(w, t->dims[i], 8);
     put_number(w, pm_dtype_get(t->dtype)->ggml, 4);
     put_number(w, t->offset, 8);
 }

@@ -47,6 +47,32 @@ static pm_status read_numbers(const char *path, const cJSON *root, pm_config *co
     return pm_json_i32(path, root, "pad_token_id", -1, INT32_MAX, &config->pad);
 }
 
+// Every decoder_sparse_step-th layer has experts, but for those in mlp_only_layers.
+static pm_status read_dense_layers(const char *path, const cJSON *root, pm_config *config) {
+    uint32_t step = 1;
+    PM_TRY(pm_json_u32(path, root, "decoder_sparse_step", PM_MAX_LAYERS, &step));
+    for (uint32_t layer = 0; layer < config->n_layers; layer++)
+        if (step == 0 || (layer + 1) % step)
+            config->dense_layers[layer / 8] |= (uint8_t)(1 << layer % 8);
+    const cJSON *list = pm_json_get(root, "mlp_only_layers"), *number;
+    if (list && !cJSON_IsArray(list))
+        return pm_fail(PM_ERR_FILE, "%s: mlp_only_layers is not a list", path);
+    cJSON_ArrayForEach(number, list) {
+        if (!pm_json_is_integer(number, 0, config->n_layers - 1))
+            return pm_fail(PM_ERR_FILE, "%s: mlp_only_layers holds something that is no layer", path);
+        uint32_t layer = (uint32_t)number->valuedouble;
+        config->dense_layers[layer / 8] |= (uint8_t)(1 << layer % 8);
+    }
+    return PM_OK;
+}
+
+static pm_status read_experts(const char *path, const cJSON *root, pm_config *config) {
+    if (config->n_experts == 0)
+        return PM_OK;
+    PM_TRY(pm_json_bool(path, root, "norm_topk_prob", &config->experts_normed));
+    return read_dense_layers(path, root, config);
+}
+
 static pm_status refuse_flag(const char *path, const cJSON *root, const char *key) {
     bool on = false;
     PM_TRY(pm_json_bool(path, root, key, &on));
@@ -155,6 +181,7 @@ pm_status pm_hf_read_config(const char *path, const cJSON *root, pm_config *conf
     const pm_architecture *architecture;
     PM_TRY(read_architecture(path, root, config, &architecture));
     PM_TRY(read_numbers(path, root, config));
+    PM_TRY(read_experts(path, root, config));
     PM_TRY(refuse_rest(path, root));
     PM_TRY(read_rope(path, root, config));
     if (config->head_dim == 0)
@@ -180,6 +207,33 @@ pm_status pm_hf_read_generation(const char *path, const cJSON *root, pm_config *
     return read_eos(path, root, config);
 }
 
+// ---- 1_Pooling/config.json --------------------------------------------------------------------------------------------------
+
+// A flag for each way, of which one is set; or the name of the way.
+pm_status pm_hf_read_pooling(const char *path, const cJSON *root, pm_config *config) {
+    static const struct {
+        const char *flag, *name;
+        pm_pooling pooling;
+    } ways[] = {
+        {"pooling_mode_lasttoken", "lasttoken", PM_POOL_LAST},
+        {"pooling_mode_mean_tokens", "mean", PM_POOL_MEAN},
+        {"pooling_mode_cls_token", "cls", PM_POOL_FIRST},
+    };
+    if (!cJSON_IsObject(root))
+        return pm_fail(PM_ERR_FILE, "%s: not a JSON object", path);
+    const char *name = NULL;
+    int n_set = 0;
+    PM_TRY(pm_json_string(path, root, "pooling_mode", &name));
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        bool set = name && strcmp(name, ways[i].name) == 0;
+        PM_TRY(pm_json_bool(path, root, ways[i].flag, &set));
+        n_set += set;
+        if (set)
+            config->pooling = ways[i].pooling;
+    }
+    return n_set == 1 ? PM_OK : pm_fail(PM_ERR_UNSUPPORTED, "%s: supported is one of lasttoken, mean and cls as pooling", path);
+}
+
 // ---- tokenizer_config.json ----------------------------------------------------------------------------------------------------
 
 // A list of {"name", "template"}: the one called default, else the first.
@@ -200,6 +254,21 @@ static pm_status pick_template(const char *path, const cJSON *list, const char *
     return PM_OK;
 }
 
+// add_eos_token means eos_token, which is a text or an object with one; tokenizer.json's post-processor knows better.
+static pm_status read_end(const char *path, const cJSON *root, pm_vocab_data *vocab) {
+    bool add_eos = false;
+    const char *text = NULL;
+    PM_TRY(pm_json_bool(path, root, "add_eos_token", &add_eos));
+    if (!add_eos || vocab->add_end)
+        return PM_OK;
+    const cJSON *eos = pm_json_get(root, "eos_token");
+    PM_TRY(cJSON_IsObject(eos) ? pm_json_string(path, eos, "content", &text) : pm_json_string(path, root, "eos_token", &text));
+    vocab->add_end = text && pm_vocab_find(vocab, (pm_str){text, strlen(text)}, &vocab->end_id);
+    if (!vocab->add_end)
+        pm_log(PM_LOG_WARN, "%s: add_eos_token is set, and the vocabulary has no eos_token: none is added", path);
+    return PM_OK;
+}
+
 pm_status pm_hf_read_tokenizer_config(const char *path, const cJSON *root, pm_arena *arena, pm_vocab_data *vocab,
                                       pm_str *chat_template) {
     if (!cJSON_IsObject(root))
@@ -207,6 +276,7 @@ pm_status pm_hf_read_tokenizer_config(const char *path, const cJSON *root, pm_ar
     bool add_bos = false;
     PM_TRY(pm_json_bool(path, root, "add_bos_token", &add_bos));
     vocab->add_bos = vocab->add_bos || add_bos;
+    PM_TRY(read_end(path, root, vocab));
 
     const cJSON *list = pm_json_get(root, "chat_template");
     const char *text = NULL;
@@ -248,6 +318,13 @@ pm_status pm_hf_open_config(pm_file *file, const char *path) {
     PM_TRY(open_beside(file, path, "generation_config.json", &generation, &root));
     if (root)
         status = pm_hf_read_generation(generation, root, &file->config);
+    cJSON_Delete(root);
+    PM_TRY(status);
+
+    const char *pooling;
+    PM_TRY(open_beside(file, path, "1_Pooling/config.json", &pooling, &root));
+    if (root)
+        status = pm_hf_read_pooling(pooling, root, &file->config);
     cJSON_Delete(root);
     PM_TRY(status);
     return pm_config_finish(path, &file->config);

@@ -121,7 +121,27 @@ static pm_status read_pre_tokenizer(const vocab_reader *r, const cJSON *root) {
     return r->out->regex.p ? PM_OK : pm_no_memory(r->path);
 }
 
-// A template that begins with a special token puts bos before the text (Llama 3).
+// The token that a step of a template puts where it stands; NULL for the place of the text.
+static const cJSON *special_token(const cJSON *piece) {
+    return pm_json_get(pm_json_get(piece, "SpecialToken"), "id");
+}
+
+// [text, token]: the token ends a text that stands alone. Its text is its name, by which the vocabulary has it.
+static pm_status read_template(const vocab_reader *r, const cJSON *single) {
+    const cJSON *last = single->child;
+    bool text = false;
+    if (special_token(last)) // Llama 3's bos
+        r->out->add_bos = true;
+    for (; last && last->next; last = last->next)
+        text = text || pm_json_get(last, "Sequence");
+    const cJSON *name = text ? special_token(last) : NULL;
+    if (!name)
+        return PM_OK;
+    r->out->add_end =
+        cJSON_IsString(name) && pm_vocab_find(r->out, (pm_str){name->valuestring, strlen(name->valuestring)}, &r->out->end_id);
+    return r->out->add_end ? PM_OK : pm_fail(PM_ERR_FILE, "%s: the post-processor's last token is not in the vocabulary", r->path);
+}
+
 static pm_status read_post_processor(const vocab_reader *r, const cJSON *root) {
     bool sequence;
     const cJSON *step = pm_json_get(root, "post_processor");
@@ -129,8 +149,8 @@ static pm_status read_post_processor(const vocab_reader *r, const cJSON *root) {
         return PM_OK;
     for (step = first_step(step, "processors", &sequence); step; step = sequence ? step->next : NULL) {
         const cJSON *single = pm_json_get(step, "single");
-        if (is_type(step, "TemplateProcessing") && cJSON_IsArray(single) && pm_json_get(single->child, "SpecialToken"))
-            r->out->add_bos = true;
+        if (is_type(step, "TemplateProcessing") && cJSON_IsArray(single))
+            PM_TRY(read_template(r, single));
     }
     return PM_OK;
 }
@@ -296,7 +316,7 @@ pm_status pm_hf_read_vocab(const char *path, const cJSON *root, pm_arena *arena,
     PM_TRY(check_model(&r, model));
     PM_TRY(read_normalizer(&r, root));
     PM_TRY(read_pre_tokenizer(&r, root));
-    PM_TRY(read_post_processor(&r, root));
     PM_TRY(read_tokens(&r, root, model));
+    PM_TRY(read_post_processor(&r, root));
     return read_merges(&r, model);
 }

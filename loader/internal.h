@@ -53,6 +53,7 @@ struct pm_file {
     pm_config config;
     pm_vocab_data vocab;
     bool has_vocab;
+    bool bare; // safetensors: no tensor is called "model.something", as in checkpoints of embedding models
     pm_str chat_template;
     const struct pm_gguf *gguf; // the metadata as it stands; NULL for other formats
 };
@@ -123,13 +124,14 @@ void pm_repack_tell(const pm_file *file, const char *path);
 
 // What we run. A row says how a name in a file becomes flags.
 typedef struct pm_architecture {
-    const char *name; // config.json's model_type and gguf's general.architecture
+    const char *name; // gguf's general.architecture and, but for underscores, config.json's model_type
     const char *hf;   // config.json's architectures[0]
     bool interleaved; // its gguf files keep the two of a rotary pair in neighbouring rows of q and k, not half a head apart
     bool qk_norm, qkv_bias;
+    bool experts;
     uint32_t head_dim; // where config.json gives none; 0: dim / n_heads
 } pm_architecture;
-// By either name; NULL when we do not run it.
+// By either name, or the second one's form without a head (Qwen3Model); NULL when we do not run it.
 const pm_architecture *pm_architecture_find(const char *name);
 // "PATH: architecture NAME is not supported; supported are ..."
 pm_status pm_architecture_fail(const char *path, const char *name);
@@ -160,6 +162,8 @@ void pm_vocab_set_pre(pm_vocab_data *vocab, pm_str name);
 const char *pm_vocab_find_pre(pm_str regex);
 // Splits "left right" at its only space; false when it is not such a pair.
 bool pm_vocab_split_merge(pm_str text, pm_vocab_merge *merge);
+// The token with this text, the last where there are several; false where there is none.
+bool pm_vocab_find(const pm_vocab_data *vocab, pm_str text, int32_t *id);
 // True for the texts of control tokens that end an answer in the families we know.
 bool pm_vocab_is_end(pm_str text);
 
@@ -187,6 +191,8 @@ pm_status pm_hf_read_generation(const char *path, const struct cJSON *root, pm_c
 pm_status pm_hf_read_vocab(const char *path, const struct cJSON *root, pm_arena *arena, uint32_t vocab_size, pm_vocab_data *vocab);
 pm_status pm_hf_read_tokenizer_config(const char *path, const struct cJSON *root, pm_arena *arena, pm_vocab_data *vocab,
                                       pm_str *chat_template);
+// sentence-transformers' 1_Pooling/config.json
+pm_status pm_hf_read_pooling(const char *path, const struct cJSON *root, pm_config *config);
 // hf_quant.c: what a tensor of this name and type is a part of, if it is; *stem: the length of its name before the ending.
 pm_status pm_hf_read_quantization(const char *path, const struct cJSON *root, pm_quantization *out);
 pm_fragment_kind pm_fragment_of(const char *name, const char *type, size_t *stem);

@@ -39,6 +39,8 @@ typedef struct pm_vocab_data {
     pm_str regex;                 // pre-tokenizer split pattern as written in tokenizer.json; gguf's "pre" name is translated to it
     bool nfc;                     // normalise with NFC first
     bool add_bos;
+    bool add_end;   // an id goes behind a text that stands alone, as embedding models have it; never behind a prompt
+    int32_t end_id; // that one; below n_tokens
 } pm_vocab_data;
 
 // Opens a folder (config.json beside *.safetensors, single or sharded by index), one .safetensors file with its config.json
@@ -72,5 +74,10 @@ void pm_view_floats(const pm_tensor_view *view, uint64_t first, uint64_t n, floa
 
 // Decodes n elements (whole blocks) of `src` to floats: exactly the values the format defines (dequant.c, grid.c).
 void pm_dequant(pm_dtype dtype, const void *src, float *dst, size_t n);
+
+// A model's tool call: {"name": "f", "arguments": {...}}, blanks around it allowed; arguments may also be a string that holds an
+// object. *name is unescaped, *arguments is the object's text as it stands; both live in the arena. PM_ERR_FILE where it is no such
+// thing, PM_ERR_MEMORY.
+pm_status pm_call_parse(pm_str text, pm_arena *arena, const char **name, const char **arguments);
 
 #endif

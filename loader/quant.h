@@ -4,8 +4,8 @@
 
 #include "host/base.h"
 
-// Encodes n finite floats (whole blocks) as `dtype`: the inverse of pm_dequant, as near as the type allows. The bytes depend
-// on nothing but the values.
+// Encodes n finite floats (whole blocks) as `dtype`, one that gguf files have: the inverse of pm_dequant, as near as the type
+// allows. The bytes depend on nothing but the values.
 void pm_quant(pm_dtype dtype, const float *src, void *dst, size_t n);
 
 #endif

@@ -27,22 +27,34 @@ static const name_pair layer_names[] = {
     {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
     {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
     {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},
+    {"mlp.down_proj", "ffn_down"},       {"mlp.gate", "ffn_gate_inp"},
+};
+// Of an expert, behind "mlp.experts.N."; its number goes behind gguf's name.
+static const name_pair expert_names[] = {
+    {"gate_proj", "ffn_gate"},
+    {"up_proj", "ffn_up"},
+    {"down_proj", "ffn_down"},
+};
+// Stacks of all experts, whole names: what newer transformers hold in memory, and some write.
+static const name_pair stack_names[] = {
+    {"mlp.experts.gate_up_proj", "ffn_gate_up_exps"},
+    {"mlp.experts.down_proj", "ffn_down_exps"},
 };
 #define N_OF(table) (sizeof(table) / sizeof((table)[0]))
 
-// "layers.N.": the rest, and N; NULL when `name` is not of a layer. A number has one spelling, so no two names become one.
-static const char *cut_layer(const char *name, uint32_t *layer) {
-    if (strncmp(name, "layers.", 7) != 0)
+// "WORD.N.": the rest, and N; NULL when `name` does not begin so. A number has one spelling, so no two names become one.
+static const char *cut_number(const char *name, const char *word, uint32_t *number) {
+    size_t length = strlen(word);
+    if (strncmp(name, word, length) != 0)
         return NULL;
-    const char *p = name + 7;
+    const char *p = name + length;
     uint32_t n = 0;
     int digits = 0;
     for (; *p >= '0' && *p <= '9' && digits < 6; p++, digits++)
         n = n * 10 + (uint32_t)(*p - '0');
-    if (digits == 0 || *p != '.' || (digits > 1 && name[7] == '0'))
+    if (digits == 0 || *p != '.' || (digits > 1 && name[length] == '0'))
         return NULL;
-    *layer = n;
+    *number = n;
     return p + 1;
 }
 
@@ -56,17 +68,36 @@ static const char *rename_from(const name_pair *table, size_t n, const char *nam
     return NULL;
 }
 
+static const char PREFIX[] = "model."; // embedding checkpoints leave it out
+
+static bool has_prefix(const char *name) {
+    return strncmp(name, PREFIX, strlen(PREFIX)) == 0;
+}
+
+static bool translate_layer(const char *rest, uint32_t layer, char *out, size_t size) {
+    const char *ending, *gguf;
+    uint32_t expert;
+    for (size_t i = 0; i < N_OF(stack_names); i++)
+        if (strcmp(rest, stack_names[i].hf) == 0)
+            return snprintf(out, size, "blk.%u.%s.weight", layer, stack_names[i].gguf) < (int)size;
+    const char *of_expert = cut_number(rest, "mlp.experts.", &expert);
+    if (of_expert) {
+        gguf = rename_from(expert_names, N_OF(expert_names), of_expert, &ending);
+        return gguf && snprintf(out, size, "blk.%u.%s.%u%s", layer, gguf, expert, ending) < (int)size;
+    }
+    gguf = rename_from(layer_names, N_OF(layer_names), rest, &ending);
+    return gguf && snprintf(out, size, "blk.%u.%s%s", layer, gguf, ending) < (int)size;
+}
+
 // Writes gguf's spelling; false for a tensor that no model of ours has.
 static bool translate(const char *name, char *out, size_t size) {
-    if (strncmp(name, "model.", 6) == 0) // embedding checkpoints leave it out
-        name += 6;
+    if (has_prefix(name))
+        name += strlen(PREFIX);
     const char *ending, *gguf;
     uint32_t layer;
-    const char *rest = cut_layer(name, &layer);
-    if (rest) {
-        gguf = rename_from(layer_names, N_OF(layer_names), rest, &ending);
-        return gguf && snprintf(out, size, "blk.%u.%s%s", layer, gguf, ending) < (int)size;
-    }
+    const char *rest = cut_number(name, "layers.", &layer);
+    if (rest)
+        return translate_layer(rest, layer, out, size);
     gguf = rename_from(model_names, N_OF(model_names), name, &ending);
     return gguf && snprintf(out, size, "%s%s", gguf, ending) < (int)size;
 }
@@ -144,6 +175,7 @@ static pm_status read_tensor(pm_file *file, const pm_shard *shard, const cJSON *
     bool ours = kind ? translate_fragment(entry->string, stem, name, sizeof(name)) : translate(entry->string, name, sizeof(name));
     if (!ours)
         return PM_OK;
+    file->bare = file->bare && !has_prefix(entry->string);
     if (file->config.tied_head && strcmp(name, "output.weight") == 0) // stored although it is the embedding
         return PM_OK;
 
@@ -316,6 +348,15 @@ static pm_status open_weights(pm_file *file, const char *given, const char *conf
     return pm_fail(PM_ERR_FILE, "%s: neither model.safetensors nor model.safetensors.index.json is beside it", config);
 }
 
+// A checkpoint of the model alone may say that its head is not the embedding, and have none.
+static void look_for_head(pm_file *file) {
+    bool found = false;
+    for (size_t i = 0; i < file->n_tensors; i++)
+        found = found || strcmp(file->tensors[i].name, "output.weight") == 0;
+    if (file->bare && !found && !file->config.tied_head)
+        file->config.no_head = file->config.tied_head = true;
+}
+
 pm_status pm_safetensors_open(pm_file *file, const char *path) {
     bool is_folder = pm_path_is_dir(path);
     const char *inside = path;
@@ -334,7 +375,9 @@ pm_status pm_safetensors_open(pm_file *file, const char *path) {
     if (!pm_path_exists(config))
         return pm_fail(PM_ERR_FILE, "%s: there is no config.json %s it", path, is_folder ? "in" : "beside");
     PM_TRY(pm_hf_open_config(file, config));
+    file->bare = true;
     PM_TRY(open_weights(file, is_folder ? NULL : path, config));
+    look_for_head(file);
     PM_TRY(pm_hf_open_vocab(file, config));
     return pm_file_finish(file, config);
 }

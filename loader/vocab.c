@@ -54,6 +54,17 @@ bool pm_vocab_split_merge(pm_str text, pm_vocab_merge *merge) {
     return merge->left.n && merge->right.n && !memchr(merge->right.p, ' ', merge->right.n);
 }
 
+bool pm_vocab_find(const pm_vocab_data *vocab, pm_str text, int32_t *id) {
+    for (uint32_t i = vocab->n_tokens; i-- > 0;) { // added tokens come last, and they are who is looked for
+        pm_str it = vocab->tokens[i].text;
+        if (vocab->tokens[i].used && it.n == text.n && text.n && memcmp(it.p, text.p, text.n) == 0) {
+            *id = (int32_t)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool pm_vocab_is_end(pm_str text) {
     static const char *const ends[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>"};
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)

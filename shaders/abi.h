@@ -73,6 +73,11 @@ struct pm_linear_args {
     float inv_dim; // 1 / columns under the norm
     float eps;
     uint part0; // PM_LINEAR_ADD: the part of out_squares that workgroup 0 of this dispatch writes
+
+    // Of a stack of matrices for experts: `rows` and `blocks` are those of one.
+    uint expert0, n_experts; // this dispatch has the matrices of the experts [expert0, expert0 + n_experts)
+    uint n_used;             // experts of a row of x
+    uint n_pairs;            // rows * n_used
 };
 
 // Bits of the EPILOGUE specialization constant of matvec and matmul.
@@ -80,10 +85,48 @@ struct pm_linear_args {
 #define PM_LINEAR_BIAS 2u // + bias (rows)
 #define PM_LINEAR_ADD  4u // y += ..., then normed = y * gain and out_squares = partial sums of y^2
 #define PM_LINEAR_GLU  8u // rows come in pairs gate, up: y (n, rows / 2) = silu(gate) * up
+// Kernels for experts: pairs are taken by expert, as `group` has sorted them
+#define PM_LINEAR_GROUPED 16u
 
 // What a workgroup of matmul computes: rows of W by rows of x, with PM_TILE_ROWS * PM_TILE_COLS / 16 invocations.
 #define PM_TILE_ROWS 64
 #define PM_TILE_COLS 32
+
+// A row's experts are its places 0 .. n_used - 1; pair number row * n_used + place says which expert, and what its result counts.
+struct pm_route {
+    uint expert;
+    float weight;
+};
+
+// Pairs order[first] .. order[first + count - 1], which have one expert; count 0: nothing to do.
+struct pm_tile {
+    uint expert;
+    uint first, count;
+};
+
+#define PM_MAX_EXPERTS 1024
+
+struct pm_route_args {
+    uint n_experts, n_used;
+    uint logits_stride;
+    uint normed; // 1: the weights of a row sum to 1
+};
+
+struct pm_group_args {
+    uint n_experts;
+    uint n_pairs;
+    uint tile_cols; // most pairs of a tile
+    uint n_tiles;   // to be written: as many as there can be
+};
+
+#define PM_SUM_COLS 256 // columns that a workgroup of experts_sum takes
+
+struct pm_experts_sum_args {
+    uint dim;
+    uint n_used;
+    uint stride; // of x, normed and of the pairs' products
+    uint squares_stride;
+};
 
 struct pm_embed_args {
     uint row0, rows; // rows of the table in this dispatch; other tokens are left to the other dispatches

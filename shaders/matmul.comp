@@ -24,7 +24,7 @@ float sums[ROWS * COLS];
 // An invocation unpacks half a block of one row of W.
 void load_w(uint row0, uint block) {
     uint row = gl_LocalInvocationID.x % TILE_ROWS, first = gl_LocalInvocationID.x / TILE_ROWS * (PM_BLOCK / 8);
-    uint safe_row = min(row0 + row, a.rows - 1);
+    uint safe_row = w_row(row0 + row);
     packed_block p = weights_load(safe_row, block, a.blocks);
     affine f = weights_affine(safe_row, block, a.blocks, a.scale_stride);
     PM_UNROLL for (uint j = 0; j < PM_BLOCK / 4; j++) {
@@ -35,10 +35,11 @@ void load_w(uint row0, uint block) {
     }
 }
 
-void load_x(uint col0, uint block) {
-    for (uint at = gl_LocalInvocationID.x; at < TILE_COLS * (PM_BLOCK / 4); at += WORKGROUP) {
-        uint col = at % TILE_COLS, j = at / TILE_COLS;
-        vec4 v = x[min(col0 + col, a.n - 1) * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
+// WORKGROUP is a multiple of TILE_COLS: an invocation loads from one row of x, which is number `from`.
+void load_x(uint from, uint block) {
+    uint col = gl_LocalInvocationID.x % TILE_COLS;
+    for (uint j = gl_LocalInvocationID.x / TILE_COLS; j < PM_BLOCK / 4; j += WORKGROUP / TILE_COLS) {
+        vec4 v = x[from * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
         PM_UNROLL for (uint i = 0; i < 4; i++) tile_x[(4 * j + i) * TILE_COLS + col] = v[i];
     }
 }
@@ -53,12 +54,13 @@ void multiply(uint row, uint col) {
     }
 }
 
-// tile_sums[c] = the norm's factor of column col0 + c.
-void find_norm_scales(uint col0) {
+// tile_sums[c] = the norm's factor of column c.
+void find_norm_scales() {
     uint col = gl_LocalInvocationID.x / HELPERS, helper = gl_LocalInvocationID.x % HELPERS;
+    uint from = x_row(col);
     float sum = 0;
     for (uint i = helper; i < a.n_parts; i += HELPERS)
-        sum += squares[min(col0 + col, a.n - 1) * a.squares_stride + i];
+        sum += squares[from * a.squares_stride + i];
     tile_sums[TILE_COLS + col * HELPERS + helper] = sum;
     barrier();
     if (helper == 0) {
@@ -71,36 +73,39 @@ void find_norm_scales(uint col0) {
 
 void main() {
     uint tid = gl_LocalInvocationID.x;
-    uint row0 = gl_WorkGroupID.x * TILE_ROWS, col0 = a.n0 + gl_WorkGroupID.y * TILE_COLS;
+    uint row0 = gl_WorkGroupID.x * TILE_ROWS;
     uint row = tid % LANES_DOWN * ROWS, col = tid / LANES_DOWN * COLS;
+    if (!linear_begin(TILE_COLS))
+        return;
 
+    uint from = x_row(tid % TILE_COLS);
     PM_UNROLL for (uint i = 0; i < ROWS * COLS; i++) sums[i] = 0;
     for (uint block = 0; block < a.blocks; block++) {
         load_w(row0, block);
-        load_x(col0, block);
+        load_x(from, block);
         barrier();
         multiply(row, col);
         barrier();
     }
     if ((EPILOGUE & PM_LINEAR_NORM) != 0)
-        find_norm_scales(col0);
+        find_norm_scales();
 
     float written[COLS];
     PM_UNROLL for (uint c = 0; c < COLS; c++) {
         written[c] = 0;
         float scale = (EPILOGUE & PM_LINEAR_NORM) != 0 ? tile_sums[col + c] : 1.0;
         PM_UNROLL for (uint r = 0; r < ROWS; r += 2)
-            if (row0 + row + r < a.rows && col0 + col + c < a.n)
-                written[c] += linear_store(scale * vec2(sums[r * COLS + c], sums[(r + 1) * COLS + c]), row0 + row + r, col0 + col + c);
+            if (row0 + row + r < a.rows && has_column(col + c))
+                written[c] += linear_store(scale * vec2(sums[r * COLS + c], sums[(r + 1) * COLS + c]), row0 + row + r, y_row(col + c));
     }
     if ((EPILOGUE & PM_LINEAR_ADD) != 0) {
         PM_UNROLL for (uint c = 0; c < COLS; c++) tile_sums[(col + c) * LANES_DOWN + row / ROWS] = written[c];
         barrier();
-        if (tid < TILE_COLS && col0 + tid < a.n) {
+        if (tid < TILE_COLS && has_column(tid)) {
             float sum = 0;
             for (uint i = 0; i < LANES_DOWN; i++)
                 sum += tile_sums[tid * LANES_DOWN + i];
-            out_squares[(col0 + tid) * a.squares_stride + a.part0 + gl_WorkGroupID.x] = sum;
+            out_squares[y_row(tid) * a.squares_stride + a.part0 + gl_WorkGroupID.x] = sum;
         }
     }
 }

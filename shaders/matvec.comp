@@ -21,14 +21,15 @@ shared float lane_sums[SHARED_LANES ? SUMS * WORKGROUP : 1];
 shared float lane_squares[(EPILOGUE & PM_LINEAR_ADD) != 0 ? COLS * WORKGROUP : 1];
 
 float sums[SUMS];
+uint x_rows[COLS]; // x_row of each column
 float finished[SUMS]; // LANES == 1: the same where an index may vary, so that `sums` can stay in registers
 
 float fma4(vec4 w, vec4 v, float sum) {
     return fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sum))));
 }
 
-vec4 load_x(uint col, uint block, uint j) {
-    return x[min(col, a.n - 1) * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
+vec4 load_x(uint c, uint block, uint j) {
+    return x[x_rows[c] * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
 }
 
 // One column: scale and minus are applied to the sums of a part of a block (the half of it where halves have scales of their own, else
@@ -46,11 +47,11 @@ void add_scaled(uint r, affine f, uint part, float dot_x, float sum_x) {
 }
 
 // Adds a block of ROWS rows times COLS columns: every word of the block is loaded before it is used, 16 bytes at a time.
-void add_block_wide(uint row, uint col, uint block) {
+void add_block_wide(uint row, uint block) {
     packed_block p[ROWS];
     affine f[ROWS];
     PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-        uint safe_row = min(row + r, a.rows - 1);
+        uint safe_row = w_row(row + r);
         p[r] = weights_load(safe_row, block, a.blocks);
         f[r] = weights_affine(safe_row, block, a.blocks, a.scale_stride);
     }
@@ -64,7 +65,7 @@ void add_block_wide(uint row, uint col, uint block) {
                 w[r] = weights_scaled(w[r], f[r], j * 4 / PART);
         }
         PM_UNROLL for (uint c = 0; c < COLS; c++) {
-            vec4 v = load_x(col + c, block, j);
+            vec4 v = load_x(c, block, j);
             if (SCALE_SUMS && W_MINUS != 0)
                 sum_x += v.x + v.y + v.z + v.w;
             PM_UNROLL for (uint r = 0; r < ROWS; r++) {
@@ -87,25 +88,25 @@ void add_block_wide(uint row, uint col, uint block) {
 // The same with 8 columns of the block at a time, in a loop that stays one: a software driver compiles 4 times less code (with
 // 8 rows and 8 columns unrolled, LLVM 15 took ten seconds a kernel), and gains nothing from wide loads. One loop: a second around it
 // for the halves cost such drivers a quarter of their speed, so that those are added up at every step.
-void add_block_small(uint row, uint col, uint block) {
+void add_block_small(uint row, uint block) {
     affine f[ROWS];
     float dots[ROWS], sum_x = 0;
     PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-        f[r] = weights_affine(min(row + r, a.rows - 1), block, a.blocks, a.scale_stride);
+        f[r] = weights_affine(w_row(row + r), block, a.blocks, a.scale_stride);
         dots[r] = 0;
     }
     [[dont_unroll]] for (uint i = 0; i < PM_BLOCK / 8; i++) {
         uint part = PARTS == 2 ? i / 2 : 0;
         vec4 lo[ROWS], hi[ROWS];
         PM_UNROLL for (uint r = 0; r < ROWS; r++) {
-            weights_eight(min(row + r, a.rows - 1), block, a.blocks, i, lo[r], hi[r]);
+            weights_eight(w_row(row + r), block, a.blocks, i, lo[r], hi[r]);
             if (SCALE_WEIGHTS) {
                 lo[r] = weights_scaled(lo[r], f[r], part);
                 hi[r] = weights_scaled(hi[r], f[r], part);
             }
         }
         PM_UNROLL for (uint c = 0; c < COLS; c++) {
-            vec4 v0 = load_x(col + c, block, 2 * i), v1 = load_x(col + c, block, 2 * i + 1);
+            vec4 v0 = load_x(c, block, 2 * i), v1 = load_x(c, block, 2 * i + 1);
             if (SCALE_SUMS && W_MINUS != 0)
                 sum_x += dot(v0 + v1, vec4(1));
             PM_UNROLL for (uint r = 0; r < ROWS; r++) {
@@ -148,18 +149,26 @@ void main() {
     uint tid = gl_LocalInvocationID.x;
     uint lane = SHARED_LANES ? tid % LANES : 0;
     uint row = (gl_WorkGroupID.x * UNITS + tid / LANES) * ROWS;
-    uint col = a.n0 + gl_WorkGroupID.y * COLS;
+    if (!linear_begin(COLS))
+        return;
 
     PM_UNROLL for (uint i = 0; i < SUMS; i++) sums[i] = 0;
-    for (uint block = lane; block < a.blocks; block += LANES)
+    PM_UNROLL for (uint c = 0; c < COLS; c++) x_rows[c] = x_row(c);
+    for (uint i = lane; i < n_items(); i += LANES) {
+        uint block;
+        if (!begin_item(i, block))
+            continue;
+        if (SUMS_EXPERTS)
+            x_rows[0] = x_row(0);
         if (SHARED_LANES)
-            add_block_wide(row, col, block);
+            add_block_wide(row, block);
         else
-            add_block_small(row, col, block);
+            add_block_small(row, block);
+    }
     if ((EPILOGUE & PM_LINEAR_NORM) != 0)
         PM_UNROLL for (uint c = 0; c < COLS; c++)
             for (uint i = lane; i < a.n_parts; i += LANES)
-                sums[ROWS * COLS + c] += squares[min(col + c, a.n - 1) * a.squares_stride + i];
+                sums[ROWS * COLS + c] += squares[x_rows[c] * a.squares_stride + i];
 
     if (SHARED_LANES) {
         PM_UNROLL for (uint i = 0; i < SUMS; i++) lane_sums[i * WORKGROUP + tid] = sums[i];
@@ -174,9 +183,9 @@ void main() {
         float written = 0;
         [[dont_unroll]] for (uint r = 0; r < ROWS; r += 2) {
             bool mine = !SHARED_LANES || (r / 2 * COLS + c) % LANES == lane;
-            if (mine && row + r < a.rows && col + c < a.n) {
+            if (mine && row + r < a.rows && has_column(c)) {
                 vec2 v = vec2(sum_lanes(r * COLS + c), sum_lanes((r + 1) * COLS + c));
-                written += linear_store(v * norm_scale(c), row + r, col + c);
+                written += linear_store(v * norm_scale(c), row + r, y_row(c));
             }
         }
         if ((EPILOGUE & PM_LINEAR_ADD) != 0)
@@ -184,11 +193,11 @@ void main() {
     }
     if ((EPILOGUE & PM_LINEAR_ADD) != 0) {
         barrier();
-        for (uint c = tid; c < COLS && col + c < a.n; c += WORKGROUP) {
+        for (uint c = tid; c < COLS && has_column(c); c += WORKGROUP) {
             float sum = 0;
             for (uint i = 0; i < WORKGROUP; i++)
                 sum += lane_squares[c * WORKGROUP + i];
-            out_squares[(col + c) * a.squares_stride + a.part0 + gl_WorkGroupID.x] = sum;
+            out_squares[y_row(c) * a.squares_stride + a.part0 + gl_WorkGroupID.x] = sum;
         }
     }
 }

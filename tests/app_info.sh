@@ -127,6 +127,7 @@ same_as_run() {
 }
 same_as_run --ctx 64
 same_as_run --ctx 2000 --precision f32
+same_as_run --ctx 2000 --kv q8_0
 
 expect 0 '*' '*' "$pumice" plan "$model" --ctx 16777216 --precision f32
 told "a context of 16777216 does not fit"

@@ -6,13 +6,16 @@ as a whole, which rounds the inverse rotary frequencies too. This file is a seco
 precision it is what the engine must compute, with rounded frequencies it must reproduce transformers' numbers. Checked here, stored:
   reference.f32   logits of the last position of each case, frequencies in full precision
   reference.json  the cases of golden.json with the greedy ids of full precision
+  half.f32        as logits.f32, but with keys and values rounded to half precision; of models with experts. A choice of experts is a
+                  step: where two are almost equal (least margins are printed), the rounding of a cache decides, and the result is
+                  another one (in qwen3moe's case of 64 ids by 0.5 % of the largest logit), however exact the arithmetic
   q8_0.f32        as reference.f32, with keys and values rounded as a KV cache in Q8_0 holds them
 """
 import json, math, os, struct
 import numpy as np
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data', 'checkpoints')
-NAMES = ['qwen3-gqa5', 'qwen3-hd64', 'qwen3-yarn']
+NAMES = ['qwen3-gqa5', 'qwen3-hd64', 'qwen3-yarn', 'qwen3moe']
 
 
 def round_bf16(x):
@@ -37,7 +40,8 @@ def load(folder):
 
 def frequencies(c):
     """Inverse frequencies and the factor on cos and sin; YaRN: arXiv 2309.00071, section 3.2 and 3.4."""
-    d, rope = c['head_dim'], c['rope_parameters']
+    d = c['head_dim']
+    rope = c.get('rope_parameters') or {'rope_type': 'default', 'rope_theta': c['rope_theta']}
     base = rope['rope_theta']
     inv = base ** -(np.arange(0, d, 2) / d)
     if rope['rope_type'] == 'default':
@@ -61,12 +65,18 @@ def norm(x, gain, eps):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain
 
 
+def glu(h, gate, up, down):
+    g = h @ gate.T
+    return (g / (1 + np.exp(-g)) * (h @ up.T)) @ down.T
+
+
 class Model:
     def __init__(self, folder, bf16, round_kv=lambda x: x):
         self.round_kv = round_kv
         self.c, self.t = load(folder)
         inv, self.factor = frequencies(self.c)
         self.inv = round_bf16(inv) if bf16 else inv
+        self.route_margin = math.inf # the least by which an expert was chosen before the next best
 
     def rotate(self, x, positions):
         angle = positions[:, None] * self.inv[None]
@@ -74,8 +84,23 @@ class Model:
         a, b = np.split(x, 2, -1)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
-    def logits(self, ids, cache):
-        """Of the last of ids, which follow what the cache holds; it grows."""
+    def experts(self, h, w):
+        """Softmax, the greatest, renormalised; each row takes its experts."""
+        c, out = self.c, np.zeros_like(h)
+        score = h @ w('mlp.gate').T
+        p = np.exp(score - score.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        order = np.argsort(-p, -1, 'stable')
+        used = order[:, :c['num_experts_per_tok']]
+        for row, chosen in enumerate(used):
+            self.route_margin = min(self.route_margin, score[row, chosen[-1]] - score[row, order[row, len(chosen)]])
+            total = p[row, chosen].sum() if c['norm_topk_prob'] else 1
+            for e in chosen:
+                out[row] += p[row, e] / total * glu(h[row], *(w(f'mlp.experts.{e}.{m}_proj') for m in ('gate', 'up', 'down')))
+        return out
+
+    def hidden(self, ids, cache):
+        """What the last norm gives of ids, which follow what the cache holds; it grows."""
         c, t = self.c, self.t
         heads, kv_heads, d, eps = c['num_attention_heads'], c['num_key_value_heads'], c['head_dim'], c['rms_norm_eps']
         n, past = len(ids), cache[0][0].shape[0] if cache else 0
@@ -100,10 +125,14 @@ class Model:
             p /= p.sum(-1, keepdims=True)
             x = x + np.einsum('hqk,khd->qhd', p, np.repeat(v, group, 1)).reshape(n, heads * d) @ w('self_attn.o_proj').T
             h = norm(x, w('post_attention_layernorm'), eps)
-            gate = h @ w('mlp.gate_proj').T
-            x = x + (gate / (1 + np.exp(-gate)) * (h @ w('mlp.up_proj').T)) @ w('mlp.down_proj').T
-        head = t['model.embed_tokens.weight' if c['tie_word_embeddings'] else 'lm_head.weight']
-        return norm(x[-1], t['model.norm.weight'], eps) @ head.T
+            x = x + (self.experts(h, w) if 'num_experts_per_tok' in c
+                     else glu(h, w('mlp.gate_proj'), w('mlp.up_proj'), w('mlp.down_proj')))
+        return norm(x, t['model.norm.weight'], eps)
+
+    def logits(self, ids, cache):
+        """Of the last of ids."""
+        head = self.t['model.embed_tokens.weight' if self.c['tie_word_embeddings'] else 'lm_head.weight']
+        return self.hidden(ids, cache)[-1] @ head.T
 
     def greedy(self, ids, n):
         """The first logits, n ids, and the least by which one of them beat the next best."""
@@ -138,6 +167,11 @@ def make(name):
         print(f"  a Q8_0 cache: {np.abs(q8_0_logits[-1] - first).max() / np.abs(first).max():.1e}")
         cases.append({'ids': case['ids'], 'greedy': ids})
     np.array(logits).astype('<f4').tofile(folder + '/reference.f32')
+    if exact.route_margin < math.inf:
+        print(f'{name}: experts were chosen by {exact.route_margin:.1e}, with rounded frequencies by {rounded.route_margin:.1e}')
+        half = [Model(folder, True, lambda x: x.astype(np.float16).astype(np.float64)).logits(case['ids'], [])
+                for case in golden['cases']]
+        np.array(half).astype('<f4').tofile(folder + '/half.f32')
     np.array(q8_0_logits).astype('<f4').tofile(folder + '/q8_0.f32')
     with open(folder + '/reference.json', 'w') as f:
         f.write('{"cases": [\n ' + ',\n '.join(json.dumps(case) for case in cases) + '\n]}\n')

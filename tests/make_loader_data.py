@@ -97,6 +97,15 @@ LAYER = [
     ("ffn_gate", "mlp.gate_proj", (FFN, DIM)), ("ffn_up", "mlp.up_proj", (FFN, DIM)), ("ffn_down", "mlp.down_proj", (DIM, FFN)),
 ]
 NAMES = MODEL + [("blk.0." + g, "model.layers.0." + h, shape) for g, h, shape in LAYER]
+# The same with a mixture of experts, in the three forms that they come in.
+EXPERTS, EXPERT_FFN = 2, 64
+DENSE = NAMES[:-3] + [("blk.0.ffn_gate_inp", "model.layers.0.mlp.gate", (EXPERTS, DIM))]
+STACKS = DENSE + [("blk.0.ffn_gate_exps", None, (EXPERTS, EXPERT_FFN, DIM)), ("blk.0.ffn_up_exps", None, (EXPERTS, EXPERT_FFN, DIM)),
+                  ("blk.0.ffn_down_exps", None, (EXPERTS, DIM, EXPERT_FFN))]
+SINGLES = DENSE + [("", "model.layers.0.mlp.experts.%d.%s_proj" % (e, m), (DIM, EXPERT_FFN) if m == "down" else (EXPERT_FFN, DIM))
+                   for e in range(EXPERTS) for m in ("gate", "up", "down")]
+FUSED = DENSE + [("", "model.layers.0.mlp.experts.gate_up_proj", (EXPERTS, 2 * EXPERT_FFN, DIM)),
+                 ("", "model.layers.0.mlp.experts.down_proj", (EXPERTS, DIM, EXPERT_FFN))]
 TOKENS = ["a", "b", "ab", "\u0120", "\u0120a", "<|im_end|>", "<think>"]
 MERGES = [["a", "b"], ["\u0120", "a"]]
 REGEX = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|\s+(?!\S)|\s+"
@@ -127,13 +136,13 @@ def entry(key, kind, value):
     return string(key) + struct.pack("<I", number) + struct.pack(form, value)
 
 
-def gguf(matrix_types, more=(), alignment=32, dim=DIM):
+def gguf(matrix_types, more=(), alignment=32, dim=DIM, architecture="qwen3", names=NAMES):
     """The types go round the matrices; rows that are no whole blocks of theirs become Q4_0."""
     numbers = [("context_length", 64), ("embedding_length", dim), ("block_count", 1), ("feed_forward_length", FFN),
                ("attention.head_count", HEADS), ("attention.head_count_kv", KV_HEADS), ("attention.key_length", HEAD)]
-    entries = [entry("general.architecture", "str", "qwen3")]
-    entries += [entry("qwen3." + k, "u32", v) for k, v in numbers]
-    entries += [entry("qwen3.rope.freq_base", "f32", 1e6), entry("tokenizer.ggml.model", "str", "gpt2"),
+    entries = [entry("general.architecture", "str", architecture)]
+    entries += [entry(architecture + "." + k, "u32", v) for k, v in numbers]
+    entries += [entry(architecture + ".rope.freq_base", "f32", 1e6), entry("tokenizer.ggml.model", "str", "gpt2"),
                 entry("tokenizer.ggml.pre", "str", "qwen2"), entry("tokenizer.ggml.tokens", "strs", TOKENS),
                 entry("tokenizer.ggml.token_type", "i32s", [1, 1, 1, 1, 1, 3, 4]),
                 entry("tokenizer.ggml.merges", "strs", [" ".join(m) for m in MERGES]),
@@ -141,13 +150,13 @@ def gguf(matrix_types, more=(), alignment=32, dim=DIM):
     entries += [entry(*m) for m in more]
     table, data = b"", b""
     turn = 0
-    for name, _, shape in NAMES:
+    for name, _, shape in names:
         wide = name.split(".")[-1] in ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up", "token_embd")
-        if wide or name.endswith(("attn_norm", "ffn_norm", "output_norm")):
+        if dim != DIM and (wide or name.endswith(("attn_norm", "ffn_norm", "output_norm"))):
             shape = shape[:-1] + (dim,)
-        elif len(shape) == 2:
+        elif dim != DIM and len(shape) == 2:
             shape = (dim, shape[1])
-        dtype = matrix_types[turn % len(matrix_types)] if len(shape) == 2 else "F32"
+        dtype = matrix_types[turn % len(matrix_types)] if len(shape) > 1 else "F32"
         turn += wide
         if shape[-1] % GGML[dtype][1]:
             dtype = "Q4_0"
@@ -155,7 +164,7 @@ def gguf(matrix_types, more=(), alignment=32, dim=DIM):
         table += string(name + ".weight") + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims, GGML[dtype][0], len(data))
         data += bytes(size_of(shape, dtype))
         data += bytes(-len(data) % alignment)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(NAMES), len(entries)) + b"".join(entries) + table
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(names), len(entries)) + b"".join(entries) + table
     return head + bytes(-len(head) % alignment) + data
 
 
@@ -163,11 +172,18 @@ def safetensors(dtype, names=NAMES):
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for _, name, shape in names:
         size = size_of(shape, dtype)
-        header[name + ".weight"] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        header[name if len(shape) == 3 else name + ".weight"] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + bytes(at)
+
+
+def tokenizer_with_end():
+    out = tokenizer(True)
+    out["post_processor"] = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}},
+                                                                      {"SpecialToken": {"id": "<|im_end|>"}}]}
+    return out
 
 
 def quantized(kind):
@@ -207,11 +223,14 @@ def tokenizer(pairs):
     }
 
 
-def config(new):
+def config(new, experts=False):
     c = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": DIM, "num_hidden_layers": 1,
          "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD, "intermediate_size": FFN,
          "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "vocab_size": VOCAB, "tie_word_embeddings": True,
          "eos_token_id": [5, 3], "bos_token_id": None, "hidden_act": "silu", "use_sliding_window": False}
+    if experts:
+        c.update(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", num_experts=EXPERTS, num_experts_per_tok=2,
+                 moe_intermediate_size=EXPERT_FFN, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[])
     if new:
         c.update(dtype="bfloat16", layer_types=["full_attention"],
                  rope_parameters={"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 16})
@@ -230,23 +249,34 @@ def seeds():
         ("qwen3.rope.scaling.type", "str", "yarn"), ("qwen3.rope.scaling.factor", "f32", 4.0),
         ("qwen3.rope.scaling.original_context_length", "u32", 16), ("general.alignment", "u32", 64),
         ("general.sampling.temp", "f32", 0.6), ("split.count", "u16", 1)], alignment=64))
+    write("fuzz/seeds/gguf/embedding", gguf("F32", [("qwen3.pooling_type", "u32", 3), ("tokenizer.ggml.add_eos_token", "bool", 1)]))
+    write("fuzz/seeds/gguf/experts", gguf(["Q4_0"], [
+        ("qwen3moe.expert_count", "u32", EXPERTS), ("qwen3moe.expert_used_count", "u32", 2),
+        ("qwen3moe.expert_feed_forward_length", "u32", EXPERT_FFN), ("qwen3moe.expert_gating_func", "u32", 1),
+        ("qwen3moe.expert_weights_norm", "bool", 1)], architecture="qwen3moe", names=STACKS))
     write("fuzz/seeds/gguf/bare", b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     write("fuzz/seeds/safetensors/BF16", safetensors("BF16"))
     write("fuzz/seeds/safetensors/F32", safetensors("F32"))
     write("fuzz/seeds/safetensors/head", safetensors("F16", NAMES + [("output", "lm_head", (VOCAB, DIM))]))
+    write("fuzz/seeds/safetensors/experts", safetensors("BF16", SINGLES))
+    write("fuzz/seeds/safetensors/experts-fused", safetensors("BF16", FUSED))
     for name, kind in (("FP8", 1), ("AWQ", 2), ("AWQ-32", 3)):
         write("fuzz/seeds/safetensors/" + name, quantized(kind))
     write("fuzz/seeds/safetensors/empty", struct.pack("<Q", 2) + b"{}")
     texts = {
         "config-new": (0, config(True)), "config-old": (0, config(False)),
+        "config-experts": (0, config(True, True)),
         "generation": (1, {"do_sample": True, "eos_token_id": [5, 3], "pad_token_id": 3, "temperature": 0.6, "top_k": 20,
                            "top_p": 0.95, "min_p": 0.05}),
         "config-fp8": (0, dict(config(True), quantization_config={"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]})),
         "config-awq": (0, dict(config(False), quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm",
                                                                     "zero_point": True, "modules_to_not_convert": None})),
         "tokenizer-pairs": (2, tokenizer(True)), "tokenizer-strings": (2, tokenizer(False)),
+        "tokenizer-end": (2, tokenizer_with_end()),
         "tokenizer-config": (3, {"add_bos_token": False, "chat_template": "{{ x }}"}),
         "tokenizer-config-list": (3, {"chat_template": [{"name": "default", "template": "{{ x }}"}]}),
+        "tokenizer-config-eos": (3, {"add_eos_token": True, "eos_token": {"content": "<|im_end|>"}}),
+        "pooling": (5, {"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}),
         "index": (4, {"metadata": {"total_size": 12}, "weight_map": {"a": "model-00001-of-00002.safetensors",
                                                                      "b": "model-00002-of-00002.safetensors"}}),
     }

@@ -65,8 +65,9 @@ typedef struct golden {
     float *all_logits;
 } golden;
 
-// What transformers computed with inverse frequencies in bfloat16, or what tests/make_forward_data.py computed in full precision.
-typedef enum golden_kind { TRANSFORMERS, REFERENCE } golden_kind;
+// What transformers computed with inverse frequencies in bfloat16, or what tests/make_forward_data.py computed: in full precision,
+// or as transformers but with a cache in half precision (of models with experts).
+typedef enum golden_kind { TRANSFORMERS, REFERENCE, HALF_CACHE } golden_kind;
 
 static inline const char *checkpoint_path(const char *name, const char *file) {
     static char path[512];
@@ -75,11 +76,11 @@ static inline const char *checkpoint_path(const char *name, const char *file) {
 }
 
 static inline golden golden_open(const char *name, golden_kind kind) {
+    static const char *const logits[] = {[TRANSFORMERS] = "logits.f32", [REFERENCE] = "reference.f32", [HALF_CACHE] = "half.f32"};
     golden g = {0};
     size_t size;
     cJSON *root = read_json(checkpoint_path(name, kind == REFERENCE ? "reference.json" : "golden.json"));
-    MUST(pm_file_read(checkpoint_path(name, kind == REFERENCE ? "reference.f32" : "logits.f32"), 1 << 20, (char **)&g.all_logits,
-                      &size));
+    MUST(pm_file_read(checkpoint_path(name, logits[kind]), 1 << 20, (char **)&g.all_logits, &size));
     g.vocab = (uint32_t)(size / N_CASES / sizeof(float));
     assert_int_equal(cJSON_GetArraySize(member(root, "cases")), N_CASES);
     for (int i = 0; i < N_CASES; i++) {

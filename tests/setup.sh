@@ -75,7 +75,7 @@ need_to_build() {
         "command:pkg-config pkg-config pkgconf" "command:glslangValidator glslang-tools glslang" \
         "header:vulkan/vulkan.h libvulkan-dev vulkan-headers" "library:libvulkan.so.1 libvulkan1 vulkan-loader" \
         "header:volk.h libvulkan-volk-dev volk" "package:libcjson libcjson-dev cjson" "package:libpcre2-8 libpcre2-dev pcre2" \
-        "package:libutf8proc libutf8proc-dev utf8proc" "driver: mesa-vulkan-drivers a-Vulkan-driver-(Mesa)"
+        "package:libutf8proc libutf8proc-dev utf8proc" "package:libedit libedit-dev libedit" "driver: mesa-vulkan-drivers a-Vulkan-driver-(Mesa)"
 }
 
 # ---- things unpacked into the cache, never installed -------------------------------------------------------------------

@@ -7,112 +7,15 @@
 
 #include <cmocka.h>
 
-#include "tests/text_data.h"
+#include "backend/chat.h"
+#include "tests/chat_data.h"
 
 #define MODEL PM_TEST_DATA "/tiny-qwen3/"
 
 static cJSON *config;
 static pm_str template_text;
 
-// ---- JSON as Python's json.dumps(x, ensure_ascii=False) writes it --------------------------------------------------------
-
-typedef struct writer {
-    char p[8192];
-    size_t n;
-} writer;
-
-static void put(writer *w, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    w->n += (size_t)vsnprintf(w->p + w->n, sizeof w->p - w->n, format, args);
-    va_end(args);
-    assert_true(w->n < sizeof w->p);
-}
-
-static void put_string(writer *w, const char *s) {
-    static const char escaped[] = "\"\\\n\r\t\b\f", as[] = "\"\\nrtbf";
-    put(w, "\"");
-    for (; *s != 0; s++) {
-        const char *found = strchr(escaped, *s);
-        if (found != NULL)
-            put(w, "\\%c", as[found - escaped]);
-        else
-            put(w, (unsigned char)*s < 32 ? "\\u%04x" : "%c", *s);
-    }
-    put(w, "\"");
-}
-
-static void put_json(writer *w, const cJSON *item) {
-    if (cJSON_IsString(item)) {
-        put_string(w, item->valuestring);
-    } else if (cJSON_IsNumber(item)) {
-        assert_true(item->valuedouble == item->valueint); // the data has no others
-        put(w, "%d", item->valueint);
-    } else if (cJSON_IsObject(item) || cJSON_IsArray(item)) {
-        put(w, cJSON_IsObject(item) ? "{" : "[");
-        for (const cJSON *child = item->child; child != NULL; child = child->next) {
-            if (cJSON_IsObject(item)) {
-                put_string(w, child->string);
-                put(w, ": ");
-            }
-            put_json(w, child);
-            put(w, child->next != NULL ? ", " : "");
-        }
-        put(w, cJSON_IsObject(item) ? "}" : "]");
-    } else {
-        put(w, cJSON_IsNull(item) ? "null" : cJSON_IsTrue(item) ? "true" : "false");
-    }
-}
-
-static writer written[256]; // what json_text wrote lives as long as the program
-static int n_written;
-
-// A string as it is, anything else as JSON.
-static const char *json_text(const cJSON *item) {
-    if (cJSON_IsString(item))
-        return item->valuestring;
-    assert_true(n_written < (int)(sizeof(written) / sizeof(*written)));
-    writer *w = &written[n_written++];
-    put_json(w, item);
-    return w->p;
-}
-
 // ---- goldens ----------------------------------------------------------------------------------------------------------
-
-enum { ROOM = 32 };
-
-typedef struct conversation {
-    pm_chat_message messages[ROOM];
-    pm_chat_tool_call calls[ROOM];
-    const char *tools[ROOM];
-    int n, n_calls;
-    pm_chat_options options;
-} conversation;
-
-static void read_message(conversation *c, const cJSON *from) {
-    pm_chat_message *m = &c->messages[c->n++];
-    assert_true(c->n <= ROOM);
-    *m = (pm_chat_message){text_of(from, "role"), text_of(from, "content"), text_of(from, "reasoning_content"),
-                           &c->calls[c->n_calls], 0};
-    const cJSON *call;
-    cJSON_ArrayForEach(call, member(from, "tool_calls")) {
-        const cJSON *function = member(call, "function");
-        assert_true(c->n_calls < ROOM);
-        c->calls[c->n_calls++] = (pm_chat_tool_call){text_of(function, "name"), json_text(member(function, "arguments"))};
-        m->n_tool_calls++;
-    }
-}
-
-static conversation read_conversation(const cJSON *messages, const cJSON *tools, const cJSON *thinking, bool generate) {
-    static conversation c; // its own pointers point into it
-    c = (conversation){
-        .options = {.add_generation_prompt = generate, .enable_thinking = thinking == NULL ? -1 : cJSON_IsTrue(thinking)}};
-    const cJSON *item;
-    cJSON_ArrayForEach(item, messages) read_message(&c, item);
-    cJSON_ArrayForEach(item, tools) c.tools[c.options.n_tools++] = json_text(item);
-    c.options.tools = c.tools;
-    return c;
-}
 
 static int differs(conversation *c, pm_str how, const char *expected) {
     char *text;
@@ -153,6 +56,79 @@ static void renders_the_prompts_of_the_bundled_model(void **state) {
     assert_int_equal(cJSON_GetArraySize(member(root, "cases")), 31);
     assert_int_equal(bad, 0);
     cJSON_Delete(root);
+}
+
+// ---- other families -----------------------------------------------------------------------------------------------------
+
+static pm_chat_format format_of(const char *name) {
+    static const char *const names[] = {
+        [PM_CHAT_QWEN3] = "QWEN3", [PM_CHAT_QWEN2] = "QWEN2", [PM_CHAT_CHATML] = "CHATML", [PM_CHAT_LLAMA3] = "LLAMA3"};
+    int i = PM_CHAT_QWEN3;
+    while (strcmp(names[i], name) != 0)
+        i++;
+    return (pm_chat_format)i;
+}
+
+static int family_differs(const cJSON *family, const cJSON *tools, const cJSON *item) {
+    pm_str how = pm_text(text_of(family, "template"));
+    pm_chat_style style = pm_chat_recognise(how);
+    conversation c = read_conversation(member(item, "messages"), cJSON_IsTrue(member(item, "tools")) ? tools : NULL, NULL,
+                                       cJSON_IsTrue(member(item, "prompt")));
+    char *text;
+    MUST(pm_chat_render(how, c.messages, c.n, &c.options, &text, NULL));
+    bool same = !strcmp(text, text_of(item, "text")) && !style.guessed && style.format == format_of(text_of(family, "format"));
+    if (!same)
+        printf("%s\nrendered:\n%s\nexpected:\n%s\n", text_of(family, "name"), text, text_of(item, "text"));
+    pm_free(text);
+    return !same;
+}
+
+static void renders_other_families(void **state) {
+    (void)state;
+    cJSON *root = read_json(PM_TEST_DATA "/templates.json");
+    int bad = 0, n = 0;
+    const cJSON *family, *item;
+    cJSON_ArrayForEach(family, member(root, "templates")) {
+        n_written = 0;
+        cJSON_ArrayForEach(item, member(family, "cases")) {
+            bad += family_differs(family, member(root, "tools"), item);
+            n++;
+        }
+    }
+    printf("%d renders of %d templates\n", n, cJSON_GetArraySize(member(root, "templates")));
+    assert_int_equal(bad, 0);
+    assert_int_equal(cJSON_GetArraySize(member(root, "templates")), 7);
+    cJSON_Delete(root);
+}
+
+static void tells_who_thinks(void **state) {
+    (void)state;
+    cJSON *root = read_json(PM_TEST_DATA "/templates.json");
+    const cJSON *family;
+    assert_int_equal(pm_chat_recognise(template_text).thinking, PM_CHAT_MAY_THINK);
+    cJSON_ArrayForEach(family, member(root, "templates")) {
+        pm_chat_style style = pm_chat_recognise(pm_text(text_of(family, "template")));
+        bool always = !strcmp(text_of(family, "name"), "qwen3-thinking-2507");
+        assert_int_equal(style.thinking, always ? PM_CHAT_ALWAYS_THINKS : PM_CHAT_NEVER_THINKS);
+        assert_int_equal(style.tools, !strncmp(text_of(family, "name"), "qwen", 4));
+    }
+    cJSON_Delete(root);
+    assert_true(pm_chat_is_thinking(PM_STR("<|im_start|>assistant\n<think>\n")));
+    assert_false(pm_chat_is_thinking(PM_STR("<|im_start|>assistant\n<think>\n\n</think>\n\n")));
+    assert_false(pm_chat_is_thinking(PM_STR("")));
+}
+
+static void tells_strangers(void **state) {
+    (void)state;
+    const char *strangers[] = {
+        "<|im_start|>{% if tools %}",
+        "{{ bos_token }}<|im_start|>",
+        "<|start_header_id|> <|eot_id|> {% if tools %}",
+        "<|start_header_id|>",
+        "<|im_start|>system\nBe.<|im_end|> # Tools <args-json-object> <tool_response> <think>",
+    };
+    for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)
+        assert_true(pm_chat_recognise(pm_text(strangers[i])).guessed);
 }
 
 // ---- the corners that the goldens leave ---------------------------------------------------------------------------------
@@ -220,7 +196,7 @@ static void knows_the_kin(void **state) {
         int n = snprintf(text, sizeof text, "%s%s", tells, cases[i].tail);
         snprintf(expected, sizeof expected, "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n%s", cases[i].expected);
         pm_str how = {text, (size_t)n};
-        assert_int_equal(pm_chat_recognise(how), PM_CHAT_QWEN3);
+        assert_int_equal(pm_chat_recognise(how).format, PM_CHAT_QWEN3);
         assert_string_equal(render(how, &user, 1, (pm_chat_options){.add_generation_prompt = true, .enable_thinking = 0}),
                             expected);
     }
@@ -240,7 +216,7 @@ static void falls_back_to_chatml(void **state) {
     pm_str how = PM_STR("{% for m in messages %}<|im_start|>{{ m.role }}...");
     const pm_chat_message messages[] = {{.role = "system", .content = "s"}, {.role = "assistant", .content = "a</think>b"}};
     pm_chat_options options = {.add_generation_prompt = true};
-    assert_int_equal(pm_chat_recognise(how), PM_CHAT_CHATML);
+    assert_int_equal(pm_chat_recognise(how).format, PM_CHAT_CHATML);
     assert_string_equal(render(how, messages, 2, options),
                         "<|im_start|>system\ns<|im_end|>\n<|im_start|>assistant\na</think>b<|im_end|>\n<|im_start|>assistant\n");
     char *text;
@@ -248,9 +224,6 @@ static void falls_back_to_chatml(void **state) {
     options.tools = &tool, options.n_tools = 1;
     assert_int_equal(pm_chat_render(how, messages, 2, &options, &text, NULL), PM_ERR_UNSUPPORTED);
     assert_null(text);
-    // Qwen2.5 has a default system message, which this would lose: it is no kin.
-    pm_str older = PM_STR("<|im_start|> You are a helpful assistant. # Tools <args-json-object> <tool_response>");
-    assert_int_equal(pm_chat_recognise(older), PM_CHAT_CHATML);
 }
 
 static void refuses(void **state) {
@@ -294,6 +267,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(renders_the_goldens),
         cmocka_unit_test(renders_the_prompts_of_the_bundled_model),
+        cmocka_unit_test(renders_other_families),
+        cmocka_unit_test(tells_who_thinks),
+        cmocka_unit_test(tells_strangers),
         cmocka_unit_test(strips_as_jinja_does),
         cmocka_unit_test(takes_null_and_developer),
         cmocka_unit_test(knows_the_kin),

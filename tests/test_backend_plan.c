@@ -76,6 +76,7 @@ static void planned_is_used(void **state) {
     compare(TINY);
     for (size_t i = 0; i < COUNT(checkpoints); i++)
         compare(checkpoint_path(checkpoints[i], ""));
+    compare(checkpoint_path("qwen3moe", "")); // experts
 }
 
 // Attention's splits are scratch, and a device with small bindings or chunks has other sizes.

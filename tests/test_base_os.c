@@ -82,6 +82,37 @@ static void atomic_write_replaces_or_leaves(void **state) {
     assert_int_equal(pm_file_write_atomic(temp_folder, "x", 1), PM_ERR_IO); // a folder in the way; the temporary file goes
 }
 
+static void output_appears_when_it_is_whole(void **state) {
+    (void)state;
+    char *data;
+    size_t size;
+    const char *path = temp_path("whole");
+    pm_output out = {0};
+    assert_int_equal(pm_output_open(path, &out), PM_OK);
+    assert_int_equal(pm_output_write(&out, "one ", 4), PM_OK);
+    assert_false(pm_path_exists(path));
+    pm_output_close(&out); // given up
+    assert_false(pm_path_exists(out.beside) || pm_path_exists(path));
+
+    assert_int_equal(pm_output_open(path, &out), PM_OK);
+    assert_int_equal(pm_output_write(&out, "one ", 4), PM_OK);
+    assert_int_equal(pm_output_write(&out, "two", 3), PM_OK);
+    assert_int_equal(pm_output_finish(&out), PM_OK);
+    pm_output_close(&out);
+    assert_int_equal(pm_file_read(path, 100, &data, &size), PM_OK);
+    assert_string_equal(data, "one two");
+    pm_free(data);
+
+    assert_int_equal(pm_output_open("/dev/null", &out), PM_ERR_IO); // renaming would take its place
+    pm_output_close(&out);
+    assert_int_equal(pm_output_open(temp_folder, &out), PM_ERR_IO);
+    assert_int_equal(symlink("whole", temp_path("link")), 0);
+    assert_true(pm_path_same(path, temp_path("link")));
+    assert_true(pm_path_same(path, temp_path("./whole")));
+    assert_false(pm_path_same(path, temp_path("cache")));
+    assert_false(pm_path_same(temp_path("absent"), temp_path("absent")));
+}
+
 static bool cache_dir(char *path, size_t size, const char *pumice, const char *xdg, const char *home) {
     pumice ? setenv("PUMICE_CACHE", pumice, 1) : unsetenv("PUMICE_CACHE");
     xdg ? setenv("XDG_CACHE_HOME", xdg, 1) : unsetenv("XDG_CACHE_HOME");
@@ -249,6 +280,7 @@ int main(void) {
         cmocka_unit_test(what_cannot_be_mapped_is_said),
         cmocka_unit_test(files_are_read_up_to_a_limit),
         cmocka_unit_test(atomic_write_replaces_or_leaves),
+        cmocka_unit_test(output_appears_when_it_is_whole),
         cmocka_unit_test(cache_folder_is_found_and_made),
         cmocka_unit_test(parallel_for_does_each_once),
         cmocka_unit_test(clock_and_counts_make_sense),

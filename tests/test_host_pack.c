@@ -218,30 +218,32 @@ static void stacked_as_in_the_file(void **state) {
     }
 }
 
-// rows * n of n matrices -> one whose row i * n + j is row i of the j-th
-static const float *interleave(const check_matrix *m, uint32_t n) {
+// 2 * rows of two matrices -> one whose row 2 i + j is row i of the j-th
+static void interleave(const check_matrix *m, float *values) {
     size_t cols = m->cols;
-    float *values = check_alloc(n * m->rows * cols, sizeof(float));
     for (uint32_t i = 0; i < m->rows; i++)
-        for (uint32_t j = 0; j < n; j++)
-            memcpy(values + ((size_t)i * n + j) * cols, m[j].values + i * cols, cols * sizeof(float));
-    return values;
+        for (uint32_t j = 0; j < 2; j++)
+            memcpy(values + ((size_t)i * 2 + j) * cols, m[j].values + i * cols, cols * sizeof(float));
 }
 
 static void interleaved_row_by_row(void **state) {
     (void)state;
     for (size_t i = 0; i < CHECK_COUNT(check_dtypes); i++)
-        for (uint32_t n = 2; n <= 3; n++) {
+        for (uint32_t n = 2; n <= 6; n += 4) {
             begin_case();
             check_case("%u of %s interleaved", n, pm_dtype_get(check_dtypes[i])->name);
             uint32_t cols = check_cols(check_dtypes[i], 96);
-            check_matrix m[3];
-            pm_pack_part parts[3];
-            for (uint32_t j = 0; j < n; j++) {
-                m[j] = check_weights(check_dtypes[i], 259, cols, 1);
-                parts[j] = (pm_pack_part){m[j].blocks, check_dtypes[i], 259};
+            float *values = check_alloc((size_t)n * 259 * cols, sizeof(float)), *to = values;
+            pm_pack_part parts[6];
+            for (uint32_t j = 0; j < n; j += 2) { // pairs of unequal heights
+                uint32_t rows = j == 2 ? 33 : 259;
+                check_matrix m[] = {check_weights(check_dtypes[i], rows, cols, 1), check_weights(check_dtypes[i], rows, cols, 1)};
+                parts[j] = (pm_pack_part){m[0].blocks, check_dtypes[i], rows};
+                parts[j + 1] = (pm_pack_part){m[1].blocks, check_dtypes[i], rows};
+                interleave(m, to);
+                to += (size_t)2 * rows * cols;
             }
-            check_packed(check_pack(parts, (int)n, cols, PM_PACK_INTERLEAVED), interleave(m, n));
+            check_packed(check_pack(parts, (int)n, cols, PM_PACK_INTERLEAVED), values);
         }
 }
 
@@ -263,11 +265,12 @@ static void run_made(pm_dtype dtype, pm_dtype other, uint32_t rows, pm_pack_orde
     float *values = check_alloc((size_t)2 * rows * cols, sizeof(float));
     memcpy(values, m[0].values, (size_t)rows * cols * sizeof(float));
     memcpy(values + (size_t)rows * cols, m[1].values, (size_t)rows * cols * sizeof(float));
-    const float *want = order == PM_PACK_INTERLEAVED ? interleave(m, 2) : values;
+    if (order == PM_PACK_INTERLEAVED)
+        interleave(m, values);
     pm_tensor t = check_pack(parts, 2, cols, order);
     float *rounded = check_alloc((size_t)2 * rows * cols, sizeof(float));
     for (size_t i = 0; i < (size_t)2 * rows * cols; i++)
-        rounded[i] = dtype == other ? want[i] : pm_f16_to_f32(pm_f32_to_f16(want[i]));
+        rounded[i] = dtype == other ? values[i] : pm_f16_to_f32(pm_f32_to_f16(values[i]));
     assert_int_equal(t.dtype, dtype == other ? dtype : PM_F16);
     check_packed(t, rounded);
 }
@@ -308,7 +311,7 @@ static void run_mixed(const check_matrix m[2], pm_pack_order order, pm_dtype wan
     memcpy(values, m[0].values, first * sizeof(float));
     memcpy(values + first, m[1].values, second * sizeof(float));
     if (order == PM_PACK_INTERLEAVED)
-        memcpy(values, interleave(m, 2), (first + second) * sizeof(float));
+        interleave(m, values);
     for (size_t i = 0; i < first + second && want == PM_F16; i++)
         values[i] = pm_f16_to_f32(pm_f32_to_f16(values[i]));
     pm_tensor t = check_pack(parts, 2, m[0].cols, order);

@@ -28,6 +28,11 @@ static void folder_is_good(void **state) {
     assert_true(c->rope.scaling == PM_ROPE_YARN && c->rope.factor == 4 && c->rope.original_ctx == 16);
     assert_true(c->do_sample && c->temperature == 0.6f && c->max_ctx == 64);
     pm_file_close(&file);
+    file = open_model(SEEDS "gguf/experts");
+    c = pm_file_config(file);
+    assert_true(c->n_experts == 2 && c->n_experts_used == 2 && c->expert_ffn_dim == 64 && c->experts_normed);
+    assert_int_equal(pm_file_find(file, "blk.0.ffn_up_exps.weight")->n_dims, 3);
+    pm_file_close(&file);
     static const char *const ggufs[] = {"F32", "Q8_0", "Q4_0"};
     for (size_t i = 0; i < 3; i++) {
         char path[512];
@@ -133,6 +138,21 @@ static const gguf_case gguf_cases[] = {
     {"Q4_0", "token_embd.weight", 24, 32, 8, PM_ERR_FILE, "overlap"},
     {"Q4_0", "output_norm.weight", 0 - (size_t)18, 0, 1, PM_ERR_FILE, "no proper name"},
     {"Q4_0", "blk.0.ffn_up.weight", 0 - (size_t)9, 0x78, 1, PM_ERR_FILE, "blk.0.ffn_up.weight is missing"}, // ffn_ux
+    {"experts", "qwen3moe.expert_count", 4, 3, 4, PM_ERR_FILE, "ffn_gate_inp.weight is (2, 32), the config implies (3, 32)"},
+    {"experts", "qwen3moe.expert_count", 4, 0, 4, PM_ERR_FILE, "the number of experts, or of those used for a token, is missing"},
+    {"experts", "qwen3moe.expert_count", 4, 1, 4, PM_ERR_FILE, "2 experts are to be used for a token, and there are 1"},
+    {"experts", "qwen3moe.expert_count", 4, 2000, 4, PM_ERR_UNSUPPORTED, "2000 experts: at most 1024"},
+    {"experts", "qwen3moe.expert_count", 4, UINT32_MAX, 4, PM_ERR_FILE, "expert_count"},
+    {"experts", "qwen3moe.expert_used_count", 4, 0, 4, PM_ERR_FILE, "the number of experts, or of those used for a token"},
+    {"experts", "qwen3moe.expert_used_count", 4, 3, 4, PM_ERR_FILE, "3 experts are to be used for a token, and there are 2"},
+    {"experts", "qwen3moe.expert_feed_forward_length", 4, 32, 4, PM_ERR_FILE,
+     "ffn_down_exps.weight is (2, 32, 64), the config implies (2, 32, 32)"},
+    {"experts", "qwen3moe.expert_gating_func", 4, 2, 4, PM_ERR_UNSUPPORTED, "expert_gating_func 2 is not supported"},
+    {"experts", "blk.0.ffn_up_exps.weight", 12, 32, 8, PM_ERR_FILE,
+     "ffn_up_exps.weight is (2, 32, 32), the config implies (2, 64, 32)"},
+    {"experts", "blk.0.ffn_up_exps.weight", 0 - (size_t)9, 0x78, 1, PM_ERR_FILE, "blk.0.ffn_up_exps.weight is missing"},
+    {"experts", "blk.0.ffn_down_exps.weight", 0 - (size_t)9, 0x78, 1, PM_ERR_FILE, "blk.0.ffn_down_exps.weight is missing"},
+    {"experts", "blk.0.ffn_gate_inp.weight", 0 - (size_t)9, 0x78, 1, PM_ERR_FILE, "blk.0.ffn_gate_inp.weight is missing"},
     {"yarn", "general.alignment", 4, 48, 4, PM_ERR_FILE, "general.alignment 48 is not a power of two"},
     {"yarn", "general.alignment", 4, 0, 4, PM_ERR_FILE, "general.alignment 0 is not a power of two"},
     {"yarn", "general.alignment", 4, 1 << 30, 4, PM_ERR_FILE, "general.alignment"},
@@ -213,7 +233,8 @@ static const text_case header_cases[] = {
     {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":[32,8],\"data_offsets\":[0,512]", PM_ERR_FILE,
      "is (32, 8), the config implies (8, 32)"},
     {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":[2,2,2,2,16],\"data_offsets\":[0,512]", PM_ERR_UNSUPPORTED, "more than four"},
-    {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":[1,8,32],\"data_offsets\":[0,512]", PM_ERR_FILE, "is (1, 8, ...)"},
+    {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":[1,8,32],\"data_offsets\":[0,512]", PM_ERR_FILE,
+     "is (1, 8, 32), the config implies (8, 32)"},
     {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":\"8\",\"data_offsets\":[0,512]", PM_ERR_FILE, "has no shape"},
     {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":[8,-32],\"data_offsets\":[0,512]", PM_ERR_FILE, "not a list of sizes"},
     {EMBEDDING, "\"dtype\":\"BF16\",\"shape\":[8,32.5],\"data_offsets\":[0,512]", PM_ERR_FILE, "not a list of sizes"},
@@ -241,6 +262,31 @@ static const text_case header_cases[] = {
     {"layers.0.mlp.up_proj.weight", "layers.00.mlp.up_proj.weight", PM_ERR_FILE, "ffn_up.weight is missing"},
     {"layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj.bias", PM_ERR_FILE, "ffn_up.weight is missing"},
     {"layers.0.mlp.up_proj.weight", "layers.4294967296.mlp.up_proj.weight", PM_ERR_FILE, "ffn_up.weight is missing"},
+};
+
+// Of a mixture of experts, each with matrices of its own.
+#define EXPERT "layers.0.mlp.experts."
+static const text_case expert_cases[] = {
+    {EXPERT "1.up_proj", EXPERT "1.up_proj_", PM_ERR_FILE, "blk.0.ffn_up.1.weight is missing"},
+    {EXPERT "1.down_proj", EXPERT "2.down_proj", PM_ERR_FILE, "blk.0.ffn_down.1.weight is missing"},
+    {EXPERT "1.down_proj", EXPERT "01.down_proj", PM_ERR_FILE, "blk.0.ffn_down.1.weight is missing"},
+    {EXPERT "1.down_proj", EXPERT "0.down_proj", PM_ERR_FILE, "blk.0.ffn_down.0.weight is there twice"},
+    {EXPERT "0.gate_proj.weight", EXPERT "gate_up_proj", PM_ERR_FILE,
+     "ffn_gate_up_exps.weight is (64, 32), the config implies (2, 128"},
+    {EXPERT "0.down_proj.weight\":{\"dtype\":\"BF16\",\"shape\":[32,64]",
+     EXPERT "0.down_proj.weight\":{\"dtype\":\"BF16\",\"shape\":[64,32]", PM_ERR_FILE,
+     "ffn_down.0.weight is (64, 32), the config implies (32, 64)"},
+    {"layers.0.mlp.gate.weight", "layers.0.mlp.gates.weight", PM_ERR_FILE, "blk.0.ffn_gate_inp.weight is missing"},
+    {"layers.0.mlp.gate.weight", "layers.0.mlp.gate.weight", PM_OK, ""},
+};
+
+// Stacks of all experts.
+static const text_case fused_cases[] = {
+    {EXPERT "gate_up_proj", EXPERT "gate_up_proj_", PM_ERR_FILE, "blk.0.ffn_gate_exps.weight is missing"},
+    {EXPERT "down_proj", EXPERT "down_proj.weight", PM_ERR_FILE, "blk.0.ffn_down_exps.weight is missing"},
+    {"[2,128,32]", "[2,32,128]", PM_ERR_FILE, "ffn_gate_up_exps.weight is (2, 32, 128), the config implies (2, 128, 32)"},
+    {"[2,128,32]", "[4,64,32]", PM_ERR_FILE, "ffn_gate_up_exps.weight is (4, 64, 32), the config implies (2, 128, 32)"},
+    {"[2,32,64]", "[64,64]", PM_ERR_FILE, "ffn_down_exps.weight is (64, 64), the config implies (2, 32, 64)"},
 };
 
 static bool line_holds(const char *choice) { // "a|b": either
@@ -273,14 +319,23 @@ static void write_header(const bytes *seed, const text_case *c) {
     bytes_close(&out);
 }
 
+// Changes the header of a seed, case by case, beside the config that it belongs to.
+static void try_headers(const char *config, const char *name, const text_case *cases, size_t n) {
+    bytes text = read_seed(config, 1), seed = read_seed(name, 0);
+    temp_write("config.json", text.p, text.n);
+    for (size_t i = 0; i < n; i++) {
+        write_header(&seed, &cases[i]);
+        open_is(&cases[i]);
+    }
+    bytes_close(&text);
+    bytes_close(&seed);
+}
+
 static void changed_safetensors_is_refused(void **state) {
     (void)state;
     write_folder();
+    try_headers("json/config-new", "safetensors/BF16", header_cases, sizeof(header_cases) / sizeof(header_cases[0]));
     bytes seed = read_seed("safetensors/BF16", 0);
-    for (size_t i = 0; i < sizeof(header_cases) / sizeof(header_cases[0]); i++) {
-        write_header(&seed, &header_cases[i]);
-        open_is(&header_cases[i]);
-    }
     static const uint64_t lengths[] = {0, 1, UINT64_MAX, UINT64_MAX - 7, UINT64_C(1) << 40, 8};
     for (size_t i = 0; i < 6; i++) {
         memcpy(seed.p, &lengths[i], 8);
@@ -288,6 +343,9 @@ static void changed_safetensors_is_refused(void **state) {
         refused(temp_folder, PM_ERR_FILE, "model.safetensors");
     }
     bytes_close(&seed);
+    try_headers("json/config-experts", "safetensors/experts", expert_cases, sizeof(expert_cases) / sizeof(expert_cases[0]));
+    try_headers("json/config-experts", "safetensors/experts-fused", fused_cases, sizeof(fused_cases) / sizeof(fused_cases[0]));
+    write_folder();
     seed = read_seed("safetensors/BF16", 0);
     put(&seed, "x", 1);
     temp_write("model.safetensors", seed.p, seed.n);
@@ -297,9 +355,14 @@ static void changed_safetensors_is_refused(void **state) {
 
 // ---- the JSON files --------------------------------------------------------------------------------------------------
 
+static void write_seed(const char *seed, size_t skip, const char *name) {
+    bytes b = read_seed(seed, skip);
+    temp_write(name, b.p, b.n);
+    bytes_close(&b);
+}
+
 // Changes `name`, made from its seed, case by case.
-static void try_texts(const char *name, const char *seed, const text_case *cases, size_t n) {
-    write_folder();
+static void change_texts(const char *name, const char *seed, const text_case *cases, size_t n) {
     for (size_t i = 0; i < n; i++) {
         bytes b = read_seed(seed, 1);
         replace(&b, cases[i].from, cases[i].to);
@@ -307,6 +370,11 @@ static void try_texts(const char *name, const char *seed, const text_case *cases
         open_is(&cases[i]);
         bytes_close(&b);
     }
+}
+
+static void try_texts(const char *name, const char *seed, const text_case *cases, size_t n) {
+    write_folder();
+    change_texts(name, seed, cases, n);
 }
 
 static const text_case config_cases[] = {
@@ -328,8 +396,10 @@ static const text_case config_cases[] = {
     {"\"head_dim\":16", "\"head_dim\":null", PM_ERR_FILE, "the config implies"}, // 128, Qwen3's own default
     {"\"tie_word_embeddings\":true", "\"tie_word_embeddings\":false", PM_ERR_FILE, "output.weight is missing"},
     {"\"tie_word_embeddings\":true", "\"tie_word_embeddings\":1", PM_ERR_FILE, "tie_word_embeddings is not true or false"},
-    {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", PM_ERR_UNSUPPORTED,
-     "architecture Qwen3MoeForCausalLM is not supported; supported are qwen3"},
+    {"Qwen3ForCausalLM", "Qwen3NextForCausalLM", PM_ERR_UNSUPPORTED,
+     "architecture Qwen3NextForCausalLM is not supported; supported are qwen3"},
+    {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", PM_ERR_FILE, "the number of experts"},
+    {"\"head_dim\":16", "\"head_dim\":16,\"num_experts\":4", PM_ERR_UNSUPPORTED, "a qwen3 model with 4 experts"},
     {"Qwen3ForCausalLM", "Qwen3ForSequenceClassification", PM_ERR_UNSUPPORTED, "Qwen3ForSequenceClassification"},
     {"Qwen3ForCausalLM", "LlamaForCausalLM", PM_ERR_UNSUPPORTED, "attn_k_norm.weight is not part of a llama model"},
     {"Qwen3ForCausalLM", "Qwen2ForCausalLM", PM_ERR_FILE, "blk.0.attn_q.bias is missing"},
@@ -358,6 +428,27 @@ static const text_case config_cases[] = {
     {"{\"architectures\"", "[{\"architectures\"", PM_ERR_FILE, "config.json: not valid JSON"},
     {"{\"architectures\"", "{\"a\":[9999999999999999999999999999999999999999999999912345678901234567],\"architectures\"", PM_OK,
      ""},
+};
+
+static const text_case expert_config_cases[] = {
+    {"\"num_experts\":2", "\"num_local_experts\":2", PM_OK, ""},
+    {"\"num_experts\":2", "\"num_experts\":1", PM_ERR_FILE, "2 experts are to be used for a token, and there are 1"},
+    {"\"num_experts\":2", "\"num_experts\":3", PM_ERR_FILE, "ffn_gate_inp.weight is (2, 32), the config implies (3, 32)"},
+    {"\"num_experts\":2", "\"num_experts\":null", PM_ERR_FILE, "the number of experts, or of those used for a token, is missing"},
+    {"\"num_experts\":2", "\"num_experts\":2.5", PM_ERR_FILE, "num_experts is 2.5"},
+    {"\"num_experts_per_tok\":2", "\"num_experts_per_tok\":0", PM_ERR_FILE, "the number of experts, or of those used for a token"},
+    {"\"num_experts_per_tok\":2", "\"num_experts_per_tok\":3", PM_ERR_FILE, "3 experts are to be used for a token"},
+    {"\"moe_intermediate_size\":64", "\"moe_intermediate_size\":32", PM_ERR_FILE,
+     "ffn_down.0.weight is (32, 64), the config implies (32, 32)"},
+    {"\"moe_intermediate_size\":64", "\"moe_intermediate_size\":null", PM_ERR_FILE, "the config implies (32, 16)"},
+    {"\"norm_topk_prob\":true", "\"norm_topk_prob\":1", PM_ERR_FILE, "norm_topk_prob is not true or false"},
+    {"\"decoder_sparse_step\":1", "\"decoder_sparse_step\":2", PM_ERR_FILE, "blk.0.ffn_gate.weight is missing"},
+    {"\"decoder_sparse_step\":1", "\"decoder_sparse_step\":0", PM_ERR_FILE, "blk.0.ffn_gate.weight is missing"},
+    {"\"mlp_only_layers\":[]", "\"mlp_only_layers\":[0]", PM_ERR_FILE, "blk.0.ffn_gate.weight is missing"},
+    {"\"mlp_only_layers\":[]", "\"mlp_only_layers\":[1]", PM_ERR_FILE, "mlp_only_layers holds something that is no layer"},
+    {"\"mlp_only_layers\":[]", "\"mlp_only_layers\":0", PM_ERR_FILE, "mlp_only_layers is not a list"},
+    {"Qwen3MoeForCausalLM", "Qwen3ForCausalLM", PM_ERR_UNSUPPORTED, "a qwen3 model with 2 experts is not supported"},
+    {"[\"Qwen3MoeForCausalLM\"]", "null", PM_OK, ""},
 };
 
 static const text_case generation_cases[] = {
@@ -418,6 +509,10 @@ static const text_case tokenizer_config_cases[] = {
 static void changed_json_is_refused(void **state) {
     (void)state;
     try_texts("config.json", "json/config-new", config_cases, sizeof(config_cases) / sizeof(config_cases[0]));
+    write_folder();
+    write_seed("safetensors/experts", 0, "model.safetensors");
+    change_texts("config.json", "json/config-experts", expert_config_cases,
+                 sizeof(expert_config_cases) / sizeof(expert_config_cases[0]));
     try_texts("generation_config.json", "json/generation", generation_cases,
               sizeof(generation_cases) / sizeof(generation_cases[0]));
     try_texts("tokenizer.json", "json/tokenizer-pairs", tokenizer_cases, sizeof(tokenizer_cases) / sizeof(tokenizer_cases[0]));
@@ -467,6 +562,7 @@ static void no_memory_is_a_status(void **state) {
     opens_or_says_no_memory(temp_folder);
     temp_remove("chat_template.jinja");
     opens_or_says_no_memory(SEEDS "gguf/Q4_0");
+    opens_or_says_no_memory(SEEDS "gguf/experts");
 }
 
 int main(void) {

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
+#include <sys/stat.h>
 
 #include "loader_model.h"
 
@@ -129,6 +130,78 @@ static void other_pre_tokenizers_become_one_regex(void **state) {
     pm_file_close(&file);
 }
 
+// What an embedding model's files say belongs behind a text: <|im_end|>, 5, or nothing.
+static void expect_end(pm_file *file, bool add, int32_t id) {
+    const pm_vocab_data *v = pm_file_vocab(file);
+    assert_int_equal(v->add_end, add);
+    assert_int_equal(v->end_id, id);
+    assert_false(v->add_bos);
+    pm_file_close(&file);
+}
+
+static void the_end_of_a_text_is_found(void **state) {
+    (void)state;
+    static const char *const seed = "json/tokenizer-end", *const config = "json/tokenizer-config-eos";
+    const char *single = "\"single\":[{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<|im_end|>\"}}]";
+    expect_end(open_changed("tokenizer.json", seed, "\"Sequence\":{\"id\":\"A\"}", "\"Sequence\":{}"), true, 5);
+    expect_end(open_changed("tokenizer.json", seed, "\"TemplateProcessing\"", "\"ByteLevel\""), false, 0);
+    expect_end(open_changed("tokenizer.json", seed, single, "\"single\":[{\"Sequence\":{}}]"), false, 0);
+    expect_end(open_changed("tokenizer.json", seed, single, "\"single\":[{\"Sequence\":{}},{\"SpecialToken\":{\"id\":\"ab\"}}]"),
+               true, 2);
+    bytes b = read_seed(seed, 1);
+    replace(&b, "{\"id\":\"<|im_end|>\"}", "{\"id\":\"<|none|>\"}");
+    temp_write("tokenizer.json", b.p, b.n);
+    bytes_close(&b);
+    refused(temp_folder, PM_ERR_FILE, "the post-processor's last token is not in the vocabulary");
+
+    expect_end(open_changed("tokenizer_config.json", config, "{\"content\":\"<|im_end|>\"}", "\"<|im_end|>\""), true, 5);
+    expect_end(open_changed("tokenizer_config.json", config, "\"<|im_end|>\"", "\"b\""), true, 1);
+    expect_end(open_changed("tokenizer_config.json", config, "\"<|im_end|>\"", "\"none\""), false, 0);
+    expect_end(open_changed("tokenizer_config.json", config, "true", "false"), false, 0);
+}
+
+static void pooling_is_read(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        pm_pooling pooling;
+    } cases[] = {
+        {"{\"pooling_mode_lasttoken\":true}", PM_POOL_LAST},
+        {"{\"pooling_mode_cls_token\":false,\"pooling_mode_mean_tokens\":true}", PM_POOL_MEAN},
+        {"{\"pooling_mode_cls_token\":true}", PM_POOL_FIRST},
+        {"{\"pooling_mode\":\"lasttoken\"}", PM_POOL_LAST},
+    };
+    write_folder();
+    assert_int_equal(mkdir(temp_path("1_Pooling"), 0700), 0);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        temp_text("1_Pooling/config.json", cases[i].text);
+        pm_file *file = open_model(temp_folder);
+        assert_int_equal(pm_file_config(file)->pooling, cases[i].pooling);
+        pm_file_close(&file);
+    }
+    temp_text("1_Pooling/config.json", "{\"pooling_mode_max_tokens\":true}");
+    refused(temp_folder, PM_ERR_UNSUPPORTED, "supported is one of lasttoken, mean and cls");
+    temp_text("1_Pooling/config.json", "{\"pooling_mode_mean_tokens\":true,\"pooling_mode_lasttoken\":true}");
+    refused(temp_folder, PM_ERR_UNSUPPORTED, "supported is one of lasttoken");
+    temp_text("1_Pooling/config.json", "{\"pooling_mode_lasttoken\":1}");
+    refused(temp_folder, PM_ERR_FILE, "1_Pooling/config.json");
+    temp_remove("1_Pooling/config.json");
+}
+
+static void gguf_says_the_same(void **state) {
+    (void)state;
+    pm_file *file = open_model(SEEDS "gguf/embedding");
+    assert_int_equal(pm_file_config(file)->pooling, PM_POOL_LAST);
+    expect_end(file, true, 5);
+    file = open_model(SEEDS "gguf/F32");
+    assert_int_equal(pm_file_config(file)->pooling, PM_POOL_UNSAID);
+    expect_end(file, false, 0);
+    bytes b = read_seed("gguf/embedding", 0);
+    b.p[find(&b, "pooling_type") + 12 + 4] = 5;
+    refused(temp_write("odd.gguf", b.p, b.n), PM_ERR_UNSUPPORTED, "pooling type 5 is not supported");
+    bytes_close(&b);
+}
+
 static void chat_template_is_found(void **state) {
     (void)state;
     const char *list = "[{\"name\":\"default\",\"template\":\"{{ x }}\"}]";
@@ -196,6 +269,9 @@ int main(void) {
         cmocka_unit_test(eos_is_one_or_a_list),
         cmocka_unit_test(merges_are_pairs_or_texts),
         cmocka_unit_test(other_pre_tokenizers_become_one_regex),
+        cmocka_unit_test(the_end_of_a_text_is_found),
+        cmocka_unit_test(pooling_is_read),
+        cmocka_unit_test(gguf_says_the_same),
         cmocka_unit_test(chat_template_is_found),
         cmocka_unit_test(stored_tied_head_is_skipped),
         cmocka_unit_test(folders_lacking_something_say_what),

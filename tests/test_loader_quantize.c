@@ -109,8 +109,13 @@ static void same_model(const pm_file *a, const pm_file *b) {
 
 static void as_floats_it_is_the_same_model(void **state) {
     (void)state;
-    static const char *const models[] = {TINY, CHECKPOINTS "llama", CHECKPOINTS "qwen2", CHECKPOINTS "qwen3-yarn",
-                                         CHECKPOINTS "qwen3-gqa5"};
+    static const char *const models[] = {TINY,
+                                         CHECKPOINTS "llama",
+                                         CHECKPOINTS "qwen2",
+                                         CHECKPOINTS "qwen3-yarn",
+                                         CHECKPOINTS "qwen3-gqa5",
+                                         PM_TEST_DATA "/quantized/fp8",
+                                         PM_TEST_DATA "/quantized/awq-32"};
     for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
         pm_file *source = open_model(models[i]);
         const char *once = temp_path("once.gguf"), *twice = temp_path("twice.gguf");
@@ -240,25 +245,89 @@ static void every_allocation_may_fail(void **state) {
     pm_file_close(&source);
 }
 
+// ---- a file made by hand -------------------------------------------------------------------------------------------------
+
+static void make_file(pm_file *file, pm_shard *shard, pm_tensor_view *tensors, size_t n) {
+    *shard = (pm_shard){.path = "memory/model.safetensors"};
+    *file = (pm_file){.shards = shard, .n_shards = 1, .tensors = tensors, .n_tensors = n};
+    pm_config_init(&file->config);
+    file->config.architecture = "qwen3";
+    file->config.n_layers = file->config.n_heads = file->config.n_kv_heads = 1;
+    file->config.head_dim = 2;
+    file->config.vocab_size = 8;
+}
+
+static pm_tensor_view view_of(const char *name, int n_dims, uint64_t a, uint64_t b, uint64_t c, const float *values) {
+    return (pm_tensor_view){.name = name,
+                            .dtype = PM_F32,
+                            .n_dims = n_dims,
+                            .dims = {a, b, c, 1},
+                            .data = (const uint8_t *)values,
+                            .size = a * b * c * sizeof(*values)};
+}
+
+// What stands in the written file under this name, as floats.
+static void values_in(const char *path, const char *name, const uint64_t dims[3], const float *wanted) {
+    pm_file file = {0};
+    pm_shard shard = {.path = path};
+    pm_gguf gguf;
+    bool found = false;
+    assert_int_equal(pm_map_open(path, &shard.map), PM_OK);
+    assert_int_equal(pm_gguf_read(&file, &shard, &gguf), PM_OK);
+    for (size_t i = 0; i < file.n_tensors; i++) {
+        const pm_tensor_view *t = &file.tensors[i];
+        if (strcmp(t->name, name) != 0)
+            continue;
+        found = true;
+        assert_memory_equal(t->dims, dims, 3 * sizeof(*dims));
+        assert_memory_equal(t->data, wanted, t->size);
+    }
+    assert_true(found);
+    pm_map_close(&shard.map);
+    pm_free(file.tensors);
+    pm_arena_close(&file.arena);
+}
+
+// Experts that are matrices by themselves, or whose gate stands above their up, become the stacks that llama.cpp knows.
+static void experts_are_stacked(void **state) {
+    (void)state;
+    enum { EXPERTS = 11, ROWS = 2, COLS = 4, EACH = ROWS * COLS };
+    float down[EXPERTS * EACH], both[2 * 2 * EACH], gate[2 * EACH], up[2 * EACH];
+    pm_tensor_view tensors[EXPERTS + 1];
+    static const int sorted[EXPERTS] = {0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9}; // by name
+    static char names[EXPERTS][40];
+    for (int i = 0; i < EXPERTS * EACH; i++)
+        down[i] = (float)i;
+    for (int i = 0; i < 2 * 2 * EACH; i++) {
+        int expert = i / (2 * EACH), in = i % (2 * EACH);
+        both[i] = (float)-i;
+        (in < EACH ? gate : up)[expert * EACH + in % EACH] = (float)-i;
+    }
+    for (int i = 0; i < EXPERTS; i++) {
+        snprintf(names[i], sizeof(names[i]), "blk.0.ffn_down.%d.weight", sorted[i]);
+        tensors[i] = view_of(names[i], 2, ROWS, COLS, 1, down + sorted[i] * EACH);
+    }
+    tensors[EXPERTS] = view_of("blk.0.ffn_gate_up_exps.weight", 3, 2, 2 * ROWS, COLS, both);
+    pm_file file;
+    pm_shard shard;
+    make_file(&file, &shard, tensors, EXPERTS + 1);
+    const char *path = temp_path("experts.gguf");
+    write_as(&file, path, "F32");
+    values_in(path, "blk.0.ffn_down_exps.weight", (uint64_t[]){EXPERTS, ROWS, COLS}, down);
+    values_in(path, "blk.0.ffn_gate_exps.weight", (uint64_t[]){2, ROWS, COLS}, gate);
+    values_in(path, "blk.0.ffn_up_exps.weight", (uint64_t[]){2, ROWS, COLS}, up);
+}
+
 static void what_no_type_can_hold_is_told(void **state) {
     (void)state;
     static const float bad[] = {NAN, INFINITY, 70000};
     for (size_t i = 0; i < 3; i++) {
-        uint64_t dims[2] = {8, 32};
         float values[8 * 32] = {0};
         values[77] = bad[i];
-        pm_tensor_view t = {.name = "token_embd.weight",
-                            .dtype = PM_F32,
-                            .n_dims = 2,
-                            .dims = {dims[0], dims[1], 1, 1},
-                            .data = (const uint8_t *)values,
-                            .size = sizeof(values)};
-        pm_shard shard = {.path = "memory/model.safetensors"};
-        pm_file file = {.shards = &shard, .n_shards = 1, .tensors = &t, .n_tensors = 1};
-        pm_config_init(&file.config);
-        file.config.architecture = "qwen3";
-        file.config.n_layers = file.config.n_heads = file.config.n_kv_heads = 1;
-        file.config.vocab_size = 8;
+        pm_tensor_view t = view_of("token_embd.weight", 2, 8, 32, 1, values);
+        pm_file file;
+        pm_shard shard;
+        make_file(&file, &shard, &t, 1);
         pm_quantize_result r;
         assert_int_equal(pm_quantize(&file, temp_path("bad.gguf"), &(pm_quantize_options){.type = "Q8_0"}, &r), PM_ERR_FILE);
         assert_non_null(strstr(pm_error_text(), "tensor token_embd.weight has values that Q8_0 cannot hold"));
@@ -267,8 +336,11 @@ static void what_no_type_can_hold_is_told(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(as_floats_it_is_the_same_model), cmocka_unit_test(each_tensor_takes_its_type),
-        cmocka_unit_test(what_fails_leaves_nothing),      cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(as_floats_it_is_the_same_model),
+        cmocka_unit_test(each_tensor_takes_its_type),
+        cmocka_unit_test(what_fails_leaves_nothing),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(experts_are_stacked),
         cmocka_unit_test(what_no_type_can_hold_is_told),
     };
     return cmocka_run_group_tests(tests, temp_open, temp_close);

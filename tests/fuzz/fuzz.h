@@ -48,6 +48,8 @@ static inline size_t fuzz_use_vocab(const pm_vocab_data *vocab, uint32_t vocab_s
         if (vocab->tokens[i].added && vocab->tokens[i].text.n == 0)
             abort();
     }
+    if (vocab->add_end && (vocab->end_id < 0 || (uint32_t)vocab->end_id >= vocab->n_tokens))
+        abort();
     for (uint32_t i = 0; i < vocab->n_merges; i++) {
         sum += fuzz_touch(vocab->merges[i].left) + fuzz_touch(vocab->merges[i].right);
         if (vocab->merges[i].left.n == 0 || vocab->merges[i].right.n == 0)

@@ -1,4 +1,5 @@
-// The JSON files: the first byte says which (config, generation_config, tokenizer, tokenizer_config, index), the rest is its text.
+// The JSON files: the first byte says which (config, generation_config, tokenizer, tokenizer_config, index, pooling), the rest is
+// its text.
 #include "fuzz.h"
 
 #include <cjson/cJSON.h>
@@ -43,23 +44,32 @@ static size_t read_index(const cJSON *root) {
     return sum;
 }
 
+static size_t read_pooling(const cJSON *root) {
+    pm_config config;
+    pm_config_init(&config);
+    return pm_hf_read_pooling("fuzz", root, &config) == PM_OK && config.pooling != PM_POOL_UNSAID;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     cJSON *root;
     pm_log_to(fuzz_silence, NULL);
     if (size == 0 || pm_json_parse("fuzz", (const char *)data + 1, size - 1, &root) != PM_OK)
         return 0;
     size_t sum = 0;
-    switch (data[0] % 5) {
+    switch (data[0] % 6) {
     case 0:
     case 1:
-        sum = read_config(root, data[0] % 5 == 1);
+        sum = read_config(root, data[0] % 6 == 1);
         break;
     case 2:
     case 3:
-        sum = read_tokenizer(root, data[0] % 5 == 3);
+        sum = read_tokenizer(root, data[0] % 6 == 3);
         break;
     case 4:
         sum = read_index(root);
+        break;
+    case 5:
+        sum = read_pooling(root);
         break;
     }
     cJSON_Delete(root);
