@@ -67,6 +67,10 @@ pm_status app_set(const app_command *command, const char *name, const char *text
 // Says the line of the last pm_fail on stderr and gives the exit code for it; APP_EXIT_OK for PM_OK. Each program has its own.
 int app_exit(pm_status status);
 
+// Kernels that are new here are tried by this very program, started as a child: its main hands what follows PM_TRY_COMMAND (host.h)
+// on.
+void app_try_with_itself(const char *called);
+
 // From now on the first Ctrl-C cancels this session, where one is given, and is remembered; a second one ends the program at once.
 void app_watch(pm_session *session);
 bool app_interrupted(void);
@@ -97,6 +101,7 @@ extern const app_command app_chat;
 extern const app_command app_devices;
 extern const app_command app_info;
 extern const app_command app_plan;
+extern const app_command app_tune;
 extern const app_command app_perplexity;
 extern const app_command app_embed;
 extern const app_command app_rerank;

@@ -1,6 +1,7 @@
 // pumice devices: what the Vulkan devices here are and can do, a line each or as JSON.
 #include "app/json.h"
 #include "app/limits.h"
+#include "app/trials.h"
 #include "host/host.h"
 
 #include <inttypes.h>
@@ -179,13 +180,24 @@ static pm_status print_json(const pm_device_info *infos, int n) {
 // ---- the command ------------------------------------------------------------------------------------------------------
 
 typedef struct values {
-    bool json;
+    bool json, test;
 } values;
 
 static const app_option options[] = {
     {.name = "--json", .help = "all that is known of each device, as JSON", .kind = APP_FLAG, .offset = offsetof(values, json)},
+    {.name = "--test", .help = "try every kernel: is it right on this driver?", .kind = APP_FLAG, .offset = offsetof(values, test)},
     APP_LIMITS_OPTION,
 };
+
+static pm_status print_lines(const pm_device_info *infos, int n, bool test) {
+    pm_status status = PM_OK;
+    for (int i = 0; i < n; i++) {
+        print_line(&infos[i]);
+        pm_status one = test ? app_try_kernels(i) : PM_OK;
+        status = status == PM_OK ? one : status;
+    }
+    return status;
+}
 
 static int run(int argc, char **argv) {
     values v = {.json = false};
@@ -194,11 +206,8 @@ static int run(int argc, char **argv) {
     if (!app_parse(&app_devices, argc, argv, &v, &exit_code))
         return exit_code;
     pm_status status = pm_device_list(&infos, &n);
-    if (status == PM_OK && v.json)
-        status = print_json(infos, n);
-    else
-        for (int i = 0; i < n; i++)
-            print_line(&infos[i]);
+    if (status == PM_OK)
+        status = v.json ? print_json(infos, n) : print_lines(infos, n, v.test);
     pm_free(infos);
     return app_exit(status);
 }

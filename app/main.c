@@ -1,6 +1,7 @@
 // The program `pumice`: picks the command. A new one is a line in `commands` and one in app.h.
 #include "app/app.h"
 #include "app/version.h"
+#include "host/host.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -10,8 +11,8 @@
 static bool reader_gone; // of standard output
 
 static const app_command *const commands[] = {
-    &app_run,   &app_chat,   &app_devices,  &app_info,     &app_plan,     &app_perplexity,
-    &app_embed, &app_rerank, &app_quantize, &app_tokenize, &app_template,
+    &app_run,        &app_chat,  &app_devices, &app_info,     &app_plan,     &app_tune,
+    &app_perplexity, &app_embed, &app_rerank,  &app_quantize, &app_tokenize, &app_template,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(*commands) };
@@ -81,5 +82,8 @@ int main(int argc, char **argv) {
         print_help(stderr);
         return APP_EXIT_USAGE;
     }
+    if (!strcmp(argv[1], PM_TRY_COMMAND))
+        return pm_device_try_kernels(argc - 2, argv + 2);
+    app_try_with_itself(argv[0]);
     return finish(run(argc, argv));
 }

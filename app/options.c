@@ -244,3 +244,11 @@ pm_status app_set(const app_command *c, const char *name, const char *text, void
             return store(&c->options[i], text, values);
     return pm_fail(PM_ERR_USAGE, "nothing to set is called \"%s\"", name);
 }
+
+// ---- the program as a child -------------------------------------------------------------------------------------------
+
+void app_try_with_itself(const char *called) {
+    char path[1024];
+    if (pm_program_path(called, path, sizeof(path)))
+        pm_device_try_with(path);
+}

@@ -39,6 +39,7 @@ static void attention(state *s, const pm_layer *layer, const pm_kv *kv, pm_tenso
                              .kv = kv,
                              .scratch = s->pass->act->scratch,
                              .kv_bound = s->pass->kv_bound,
+                             .consecutive = s->pass->consecutive,
                              .scale = 1.0f / sqrtf((float)c->head_dim),
                          });
     pm_op_linear_add(s->cmd, &s->h, s->att, layer->o, next_gain);

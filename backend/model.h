@@ -235,6 +235,7 @@ typedef struct pm_activations {
 typedef struct pm_pass {
     uint32_t n, n_out;
     uint32_t kv_bound; // no row's pos + 1 exceeds it
+    bool consecutive;  // the rows are one piece of one sequence
     pm_slice rows;     // n of struct pm_row
     pm_slice index;    // n_out of uint: the rows that want logits; not read where n_out == n (all do, in order)
     const pm_angles *angles;

@@ -248,6 +248,12 @@ double pm_session_rope_factor(const pm_session *session, int seq);
 // May be called from a signal handler or another thread: a running eval or start returns PM_ERR_CANCELLED after its present chunk.
 void pm_session_cancel(pm_session *session);
 
+// Measures for about so many seconds which variants of the kernels are fastest for this model on its device, and keeps the plan on
+// disk; passes from now on follow it, and so do later processes. seconds < 0: as many as a first answer may wait on this device,
+// which is none on software ones. What was measured before stays as it is unless `again`. The rounding of answers changes with the
+// plan. PM_ERR_USAGE while a generation runs.
+pm_status pm_session_tune(pm_session *session, double seconds, bool again);
+
 // What options.profile gathered: sums by kernel and label. The *n rows are borrowed until the next call on the session, the names
 // are static text.
 typedef struct pm_profile_row {

@@ -12,8 +12,9 @@ enum { N_SLOTS = PM_N_SLOTS, MAX_RECORDINGS = 16, MAX_PROFILE = 64 };
 // The shape of a pass: what decides its commands.
 typedef struct shape {
     uint32_t n, n_out, kv_bound;
-    int slot;     // which staging area and which results
-    bool chained; // rows come from the sampler's `next`, not from the host
+    int slot;         // which staging area and which results
+    bool consecutive; // rows are a piece of a prompt
+    bool chained;     // rows come from the sampler's `next`, not from the host
     bool sample, logits;
     bool hidden;        // of the rows that ask: what the head would read, in place of logits
     uint32_t n_squares; // of a hidden row: the recording tells
@@ -284,6 +285,7 @@ static pm_status record_pass(pm_session *s, shape *p, pm_cmd *cmd) {
         .n = p->n,
         .n_out = p->n_out,
         .kv_bound = p->kv_bound,
+        .consecutive = p->consecutive,
         .rows = s->device.rows,
         .index = index,
         .angles = &s->angles,
@@ -304,22 +306,24 @@ static pm_status record_pass(pm_session *s, shape *p, pm_cmd *cmd) {
     return pm_cmd_end(cmd);
 }
 
-// A rehearsal first, so that pipelines that are not there yet are made in parallel.
+// A rehearsal first, so that kernels that are new here are tried, and pipelines that are not there yet are made in parallel.
 static pm_status record(pm_session *s, shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
-    pm_cmd_begin_dry(cmd);
-    PM_TRY(record_pass(s, p, cmd));
-    PM_TRY(pm_cmd_prepare(cmd));
+    do {
+        pm_cmd_begin_dry(cmd);
+        PM_TRY(record_pass(s, p, cmd));
+        PM_TRY(pm_cmd_prepare(cmd));
+    } while (pm_cmd_is_stale(cmd));
     pm_cmd_begin(cmd);
     PM_TRY(record_pass(s, p, cmd));
     return PM_OK;
 }
 
 static bool same_shape(const shape *a, const shape *b) {
-    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot && a->chained == b->chained &&
-           a->sample == b->sample && a->logits == b->logits && a->hidden == b->hidden && a->adjust == b->adjust &&
-           a->n_likely == b->n_likely;
+    return a->n == b->n && a->n_out == b->n_out && a->kv_bound == b->kv_bound && a->slot == b->slot &&
+           a->consecutive == b->consecutive && a->chained == b->chained && a->sample == b->sample && a->logits == b->logits &&
+           a->hidden == b->hidden && a->adjust == b->adjust && a->n_likely == b->n_likely;
 }
 
 // The recording of this shape, or the one used longest ago among those that do not run.
@@ -429,6 +433,7 @@ static pm_status run_chunk(pm_session *s, int slot, int seq, const int32_t *ids,
     p.n = n;
     p.slot = slot;
     p.kv_bound = pm_kv_class(*pos + n);
+    p.consecutive = n > 1;
     PM_TRY(submit(s, &p));
     *pos += n;
     return PM_OK;
@@ -623,6 +628,51 @@ pm_status pm_session_end(pm_session *s) {
     if (g->n_drawn > 0 && g->slot >= 0)
         pm_session_rewind(s, g->seq, s->pos[g->seq] - 1); // what was run ahead
     return PM_OK;
+}
+
+// ---- tuning -----------------------------------------------------------------------------------------------------------
+
+// Rehearses the pass of n rows as it will be run. The products of all rehearsals but the last are lost to the next: one at a time.
+static pm_status tune_pass(pm_session *s, pm_cmd *cmd, uint32_t n, double seconds, pm_tune_what what) {
+    shape p = {.n = n, .n_out = 1, .kv_bound = pm_kv_class(n), .sample = true};
+    do {
+        pm_cmd_begin_dry(cmd);
+        PM_TRY(record_pass(s, &p, cmd));
+        PM_TRY(pm_cmd_prepare(cmd));
+    } while (pm_cmd_is_stale(cmd));
+    return pm_tune_products(s->model->dev, cmd, seconds, what);
+}
+
+// A step of decoding, a chunk, a batch: half of what is left for each.
+static pm_status tune_passes(pm_session *s, pm_cmd *cmd, double seconds, pm_tune_what what) {
+    const uint32_t rows[] = {1, s->max_rows, PM_BATCH_MAX / 2};
+    uint64_t began = pm_now_ns();
+    for (int i = 0; i < 3; i++) {
+        double left = seconds - (double)(pm_now_ns() - began) / 1e9;
+        if (left > 0 && rows[i] <= s->max_rows)
+            PM_TRY(tune_pass(s, cmd, rows[i], i < 2 ? left / 2 : left, what));
+    }
+    return PM_OK;
+}
+
+pm_status pm_session_tune(pm_session *s, double seconds, bool again) {
+    pm_cmd *cmd;
+    if (s->gen.running)
+        return pm_fail(PM_ERR_USAGE, "a generation is running: end it first");
+    pm_tune_what what = again ? PM_TUNE_AGAIN : seconds < 0 ? PM_TUNE_NEW : PM_TUNE_UNFINISHED;
+    if (seconds < 0)
+        seconds = pm_tune_seconds(s->model->dev);
+    if (!(seconds > 0))
+        return PM_OK;
+    PM_TRY(wait_all(s));
+    PM_TRY(pm_cmd_open(s->model->dev, "rehearsal", &cmd));
+    pm_cmd_note_products(cmd, true);
+    pm_cmd_exact(cmd, s->exact);
+    pm_status status = tune_passes(s, cmd, seconds, what);
+    pm_cmd_close(&cmd);
+    for (int i = 0; i < MAX_RECORDINGS; i++)
+        s->recordings[i].used = 0; // they follow the old plan
+    return status;
 }
 
 const pm_logprob *pm_session_logprobs(const pm_session *s, int *n) {

@@ -192,6 +192,9 @@ static int run(int argc, char **argv) {
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--version"))
         return printf("pumice-bench %s\n", app_version()) < 0;
+    if (argc > 1 && !strcmp(argv[1], PM_TRY_COMMAND))
+        return pm_device_try_kernels(argc - 2, argv + 2);
+    app_try_with_itself(argv[0]);
     if (argc > 1)
         return command.run(argc - 1, argv + 1);
     fputs("usage: pumice-bench -m MODEL [options]; pumice-bench --help tells more\n", stderr);

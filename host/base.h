@@ -175,6 +175,9 @@ pm_status pm_stdin_read(size_t limit, char **data, size_t *size);
 // Does a person sit behind the descriptor 0, 1 or 2 of this process?
 bool pm_is_terminal(int descriptor);
 
+// A regular file of this user's own that not everybody may write to.
+bool pm_file_is_ours(const char *path);
+
 // Monotonic nanoseconds.
 uint64_t pm_now_ns(void);
 // Seconds that all threads of this process, a driver's too, have kept a core busy; 0 where unknown.
@@ -188,10 +191,18 @@ typedef struct pm_program {
     const char *const *argv; // ended by NULL
     const char *const *env;  // "NAME=value" to change in the environment, ended by NULL; may be NULL
     bool quiet;              // what it writes to stderr is dropped
+    uint32_t silence_ms; // it is killed (*exit_code 137) where it writes nothing for so long, or more than `limit`; what it wrote
+                         // is given out all the same. 0: it may take its time
 } pm_program;
 // Runs it to its end and collects what it writes to stdout, like pm_file_read. *exit_code is 128 and the signal's number where one
 // ended it. A signal handler of ours that runs meanwhile ends it: PM_ERR_CANCELLED. PM_ERR_UNSUPPORTED on Windows.
 pm_status pm_program_run(const pm_program *program, size_t limit, char **out, size_t *size, int *exit_code);
+
+unsigned long pm_process_id(void);
+bool pm_process_lives(unsigned long id);
+
+// The file that this process runs; `called` is its argv[0], for systems that do not tell.
+bool pm_program_path(const char *called, char *path, size_t size);
 
 // Cores that threads of ours can use; at least 1.
 int pm_cpu_count(void);

@@ -14,6 +14,8 @@ typedef struct profile {
     pm_matvec_shape matvec, matvec_batch;
     bool use_tiles;
     uint32_t attend_split, max_chunk, row_workgroup;
+    uint32_t trial_ms;   // a trial takes some ms; a software driver may have to share its cores with many others
+    double tune_seconds; // a software driver would spend all of it compiling
 } profile;
 
 // A software driver runs the lanes of a subgroup as SIMD slots of one core: a lane a row, so that nothing is summed across.
@@ -25,6 +27,8 @@ static const profile cpu_profile = {
     .use_tiles = false,
     .attend_split = 1024,
     .max_chunk = 64,
+    .trial_ms = 60000, // lavapipe compiles when a kernel is run first
+    .tune_seconds = 0,
     .row_workgroup = 128,
 };
 
@@ -35,6 +39,8 @@ static const profile gpu_profile = {
     .use_tiles = true,
     .attend_split = 256,
     .max_chunk = 256,
+    .trial_ms = 4000,
+    .tune_seconds = 1.5,
     .row_workgroup = 512, // by reasoning: one workgroup reads all logits, and what it waits for is memory
 };
 
@@ -76,6 +82,23 @@ static void override_u32(const char *name, uint32_t least, uint32_t most, uint32
     uint64_t wide = *value;
     override_number(name, least, most, &wide);
     *value = (uint32_t)wide;
+}
+
+static void override_seconds(const char *name, double most, double *value) {
+    const char *text = getenv(name);
+    char *end;
+    if (!text || !*text)
+        return;
+    double seconds = strtod(text, &end);
+    if (*end == 0 && seconds >= 0 && seconds <= most)
+        *value = seconds;
+    else
+        bad_override(name, text, "not a number of seconds");
+}
+
+static bool is_set(const char *name) {
+    const char *text = getenv(name);
+    return text && *text;
 }
 
 static bool shape_fits(const uint64_t v[4], const pm_device_info *info) {
@@ -179,7 +202,7 @@ static uint32_t has(const pm_device_info *info) {
 }
 
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
-    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0;
+    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited;
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
     override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
@@ -187,6 +210,11 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
     override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);
     override_u32("PM_STAGING", 0, 1, &staging);
+    override_u32("PM_SELFTEST", 0, 1, &self_test);
+    override_u32("PM_TRIAL_MS", 1, 1u << 22, &caps->trial_ms);
+    override_seconds("PM_TUNE", 1e6, &caps->tune_seconds);
+    caps->chosen = info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES");
+    caps->self_test = self_test;
     caps->use_tiles = tiles > 0;
     caps->use_coopmat = tiles == 2;
     caps->map_device = caps->map_device && !staging;
@@ -195,6 +223,9 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
 void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
     const profile *p = info->type == PM_DEVICE_CPU ? &cpu_profile : &gpu_profile;
     *caps = (pm_caps){
+        .device_class = p == &cpu_profile ? PM_CLASS_CPU : PM_CLASS_GPU,
+        .trial_ms = p->trial_ms,
+        .tune_seconds = p->tune_seconds,
         .has = has(info),
         .matvec = p->matvec,
         .matvec_batch = p->matvec_batch,
@@ -227,6 +258,42 @@ bool pm_caps_wants_graphics_queue(void) {
         bad_override("PM_QUEUE", text, "wanted graphics or compute");
     return text && !strcmp(text, "graphics");
 }
+
+#ifdef PM_BREAKABLE
+
+// Is `text` the number and what stands behind it?
+static bool takes_number(const char **text, uint32_t number) {
+    char *end;
+    bool same = strtoul(*text + 1, &end, 10) == number;
+    *text = end;
+    return same;
+}
+
+// "NAME", "NAME*", either with ":1,2" behind it, up to the '='.
+static bool is_meant(const char *text, const char *kernel, const uint32_t *spec, int n_spec) {
+    size_t n = strcspn(text, ":=*");
+    if (strncmp(text, kernel, n) != 0 || (text[n] != '*' && kernel[n]))
+        return false;
+    text += n + (text[n] == '*');
+    for (int i = 0; *text == ':' || *text == ','; i++)
+        if (i >= n_spec || !takes_number(&text, spec[i]))
+            return false;
+    return *text == '=';
+}
+
+pm_breakage pm_caps_broken(const char *kernel, const uint32_t *spec, int n_spec) {
+    static const char *const names[] = {"", "wrong", "hang", "lost", "crash", "compile", "stall"};
+    for (const char *text = getenv("PM_BREAK"); text && *text; text += strcspn(text, ";"), text += *text == ';') {
+        const char *how = text + strcspn(text, "=;");
+        size_t n = *how == '=' ? strcspn(how + 1, ";") : 0;
+        for (int b = PM_BREAK_WRONG; b <= PM_BREAK_STALL; b++)
+            if (n == strlen(names[b]) && !strncmp(how + 1, names[b], n) && is_meant(text, kernel, spec, n_spec))
+                return (pm_breakage)b;
+    }
+    return PM_BREAK_NOT;
+}
+
+#endif
 
 // ---- ranking ----------------------------------------------------------------------------------------------------------
 

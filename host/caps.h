@@ -8,7 +8,12 @@
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
 //   PM_STAGING=1                              device memory is not mapped even where it could be
-//   PM_LIMITS=name                            the device is taken for one of limits.c, as with --limits
+//   PM_LIMITS=name                            the device is taken for one of limits.c, as with --limits;
+//                                             nothing is tried or measured then: verdicts are kept, and would be the device's own
+//   PM_SELFTEST=0                             kernels are used without having been tried
+//   PM_TRIAL_MS=n                             the longest a trial may take
+//   PM_TUNE=seconds                           that a first answer may wait for measurements
+//   PM_BREAK=kernel[:spec,..]=how             builds with tests: breaks kernels, see pm_caps_broken
 //   PM_QUEUE=graphics                         a queue that can draw too, where there is one that only computes
 #ifndef PM_CAPS_H
 #define PM_CAPS_H
@@ -20,6 +25,9 @@
 #define PM_NEED_F16      2u // shaderFloat16
 #define PM_NEED_INT_DOT  4u // packed 4x8 integer dot product
 #define PM_NEED_COOPMAT  8u // VK_KHR_cooperative_matrix, f16 x f16 -> f32
+
+// Devices whose kernels are laid out alike.
+typedef enum pm_device_class { PM_CLASS_CPU, PM_CLASS_GPU } pm_device_class;
 
 // How a mat-vec is laid over a workgroup.
 typedef struct pm_matvec_shape {
@@ -38,6 +46,7 @@ typedef struct pm_coopmat_shape {
 } pm_coopmat_shape;
 
 typedef struct pm_caps {
+    pm_device_class device_class;
     uint32_t has;                 // PM_NEED_* bits this device has
     pm_matvec_shape matvec;       // up to matvec.max_cols rows of x
     pm_matvec_shape matvec_batch; // more rows, where use_tiles is false
@@ -49,6 +58,10 @@ typedef struct pm_caps {
     uint32_t attend_split;        // positions a split of the cache
     uint32_t max_chunk;           // rows of a prefill pass
     uint32_t row_workgroup;       // invocations where one workgroup goes through a row of logits; a power of two
+    bool chosen;                  // an override says how products are laid out: no plan does
+    bool self_test;               // kernels are tried before they are used
+    uint32_t trial_ms;            // the longest that a submission of a trial may take
+    double tune_seconds;          // that a first answer may wait for measurements
     bool map_device;              // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
 
@@ -64,5 +77,25 @@ int pm_caps_rank(pm_device_info *infos, int n);
 
 // A queue of a family that only computes does not wait behind the desktop's drawing: preferred unless PM_QUEUE says otherwise.
 bool pm_caps_wants_graphics_queue(void);
+
+// How PM_BREAK breaks this use of a kernel: "matvec_q8_0=wrong", "matvec_*:16=hang" (names that begin so, constants that begin so),
+// several with a semicolon between. The proof that the self-test works; only in builds with tests, others break nothing.
+typedef enum pm_breakage {
+    PM_BREAK_NOT,
+    PM_BREAK_WRONG,   // it writes nothing
+    PM_BREAK_HANG,    // its submission never ends
+    PM_BREAK_LOST,    // its submission loses the device
+    PM_BREAK_CRASH,   // compiling it ends the process
+    PM_BREAK_COMPILE, // it does not compile
+    PM_BREAK_STALL    // its compilation never ends
+} pm_breakage;
+#ifdef PM_BREAKABLE
+pm_breakage pm_caps_broken(const char *kernel, const uint32_t *spec, int n_spec);
+#else
+static inline pm_breakage pm_caps_broken(const char *kernel, const uint32_t *spec, int n_spec) {
+    (void)kernel, (void)spec, (void)n_spec;
+    return PM_BREAK_NOT;
+}
+#endif
 
 #endif

@@ -38,6 +38,11 @@ struct pm_cmd {
     pm_kernel_use *uses; // of a rehearsal
     int n_uses, uses_capacity;
     bool exact;
+    bool stale;           // one of them was found bad
+    bool noting;          // products too
+    pm_problem *problems; // the products of a rehearsal by shape
+    int n_problems, problems_capacity;
+    pm_breakage broken;  // in builds with tests: what PM_BREAK wants of the submission
     bool profile, timed; // wanted; and done in what is recorded now
     const char *label;
     pm_timing *timings;
@@ -109,6 +114,7 @@ void pm_cmd_close(pm_cmd **closing) {
     pm_free(cmd->set_pools);
     pm_free(cmd->query_pools);
     pm_free(cmd->uses);
+    pm_free(cmd->problems);
     pm_free(cmd->timings);
     pm_free(cmd);
 }
@@ -283,8 +289,10 @@ static void forget(pm_cmd *cmd) {
     cmd->error[0] = 0;
     cmd->bound = VK_NULL_HANDLE;
     cmd->reads.n = cmd->writes.n = 0;
-    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_timings = cmd->n_queries = 0;
+    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_problems = cmd->n_timings = cmd->n_queries = 0;
     cmd->label = "";
+    cmd->broken = PM_BREAK_NOT;
+    cmd->stale = false;
     cmd->timed = false;
 }
 
@@ -330,7 +338,50 @@ pm_status pm_cmd_end(pm_cmd *cmd) {
 
 pm_status pm_cmd_prepare(pm_cmd *cmd) {
     assert(cmd->state == CMD_REHEARSED);
-    return pm_kernels_prepare(cmd->dev, cmd->uses, cmd->n_uses);
+    PM_TRY(pm_selftest_uses(cmd->dev, cmd->uses, cmd->n_uses, &cmd->stale));
+    return cmd->stale ? PM_OK : pm_kernels_prepare(cmd->dev, cmd->uses, cmd->n_uses);
+}
+
+bool pm_cmd_is_stale(const pm_cmd *cmd) {
+    return cmd->stale;
+}
+
+void pm_cmd_note_products(pm_cmd *cmd, bool on) {
+    cmd->noting = on;
+}
+
+static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
+    for (int i = 0; i < cmd->n_problems; i++) {
+        const pm_linear_shape *s = &cmd->problems[i].shape;
+        if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
+            s->n == shape->n && s->exact == shape->exact)
+            return &cmd->problems[i];
+    }
+    return NULL;
+}
+
+void pm_cmd_note_product(pm_cmd *cmd, const pm_linear_shape *shape, const pm_tensor *w) {
+    if (cmd->state != CMD_REHEARSING || !cmd->noting || !pm_cmd_ok(cmd))
+        return;
+    pm_problem *p = find_problem(cmd, shape);
+    if (!p) {
+        pm_problem *grown = with_room(cmd->problems, &cmd->problems_capacity, cmd->n_problems, sizeof(*grown));
+        if (!grown) {
+            pm_cmd_fail(cmd, PM_ERR_MEMORY);
+            return;
+        }
+        cmd->problems = grown;
+        p = &grown[cmd->n_problems++];
+        *p = (pm_problem){.shape = *shape};
+    }
+    p->count++;
+    if (p->n_weights < PM_PROBLEM_WEIGHTS)
+        p->weights[p->n_weights++] = *w;
+}
+
+const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n) {
+    *n = cmd->n_problems;
+    return cmd->problems;
 }
 
 static void assert_fits(pm_slice slice) {
@@ -386,6 +437,12 @@ static pm_status check_slices(const pm_device *dev, const pm_dispatch *d, const 
     return PM_OK;
 }
 
+static pm_kernel_use use_of(const pm_dispatch *d) {
+    pm_kernel_use use = {.id = d->kernel, .n_spec = d->n_spec};
+    memcpy(use.spec, d->spec, sizeof(use.spec));
+    return use;
+}
+
 static void note_use(pm_cmd *cmd, const pm_dispatch *d) {
     pm_kernel_use *uses = with_room(cmd->uses, &cmd->uses_capacity, cmd->n_uses, sizeof(*uses));
     if (!uses) {
@@ -394,8 +451,7 @@ static void note_use(pm_cmd *cmd, const pm_dispatch *d) {
     }
     cmd->uses = uses;
     pm_kernel_use *use = &uses[cmd->n_uses++];
-    *use = (pm_kernel_use){.id = d->kernel, .n_spec = d->n_spec};
-    memcpy(use->spec, d->spec, sizeof(use->spec));
+    *use = use_of(d);
 }
 
 static pm_status bind_pipeline(pm_cmd *cmd, const pm_dispatch *d) {
@@ -475,7 +531,11 @@ static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_ker
     if (d->args_size > 0)
         fn->vkCmdPushConstants(cmd->vk, pm_kernels_layout(cmd->dev), VK_SHADER_STAGE_COMPUTE_BIT, 0, d->args_size, d->args);
     order(cmd, d->slices, kernel->n_reads, d->slices + kernel->n_reads, kernel->n_writes);
-    fn->vkCmdDispatch(cmd->vk, d->groups[0], d->groups[1], d->groups[2]);
+    pm_breakage how = pm_caps_broken(kernel->name, d->spec, d->n_spec);
+    if (how != PM_BREAK_WRONG)
+        fn->vkCmdDispatch(cmd->vk, d->groups[0], d->groups[1], d->groups[2]);
+    if (how != PM_BREAK_NOT)
+        cmd->broken = how;
     put_timing(cmd, kernel->name, d->bytes);
     return PM_OK;
 }
@@ -487,6 +547,8 @@ void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *d) {
     const pm_kernel_info *kernel = pm_kernel_get_info(d->kernel);
     pm_cmd_fail(cmd, check_groups(cmd->dev, d, kernel->name));
     pm_cmd_fail(cmd, check_slices(cmd->dev, d, kernel));
+    pm_kernel_use use = use_of(d);
+    pm_cmd_fail(cmd, pm_selftest_check(cmd->dev, &use));
     if (!pm_cmd_ok(cmd))
         return;
     if (cmd->state == CMD_REHEARSING)
@@ -503,6 +565,12 @@ pm_status pm_cmd_submit(pm_cmd *cmd) {
     assert(cmd->state == CMD_READY);
     pm_device *dev = cmd->dev;
     VK_TRY(dev->fn.vkResetFences(dev->vk, 1, &cmd->fence));
+    if (cmd->broken == PM_BREAK_LOST)
+        return pm_vk_fail(VK_ERROR_DEVICE_LOST, "vkQueueSubmit");
+    if (cmd->broken == PM_BREAK_HANG) {
+        cmd->state = CMD_RUNNING; // and its fence never comes
+        return PM_OK;
+    }
     VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &cmd->vk};
     VK_TRY(dev->fn.vkQueueSubmit(dev->queue, 1, &info, cmd->fence));
     cmd->state = CMD_RUNNING;
@@ -513,9 +581,12 @@ pm_status pm_cmd_wait(pm_cmd *cmd) {
     if (cmd->state != CMD_RUNNING)
         return PM_OK;
     VkResult result;
+    uint64_t limit = cmd->dev->time_limit_ns, began = pm_now_ns();
     do
         result = cmd->dev->fn.vkWaitForFences(cmd->dev->vk, 1, &cmd->fence, VK_TRUE, WAIT_SLICE_NS);
-    while (result == VK_TIMEOUT);
+    while (result == VK_TIMEOUT && (limit == 0 || pm_now_ns() - began < limit));
+    if (result == VK_TIMEOUT)
+        return pm_fail(PM_ERR_CANCELLED, "%s did not end within %" PRIu64 " ms", cmd->name, limit / 1000000);
     if (result == VK_SUCCESS || result == VK_ERROR_DEVICE_LOST)
         cmd->state = CMD_READY; // else it may still be running
     VK_TRY(result);

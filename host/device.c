@@ -299,7 +299,10 @@ static pm_status fill_device(pm_device *dev, const char *pick) {
     volkLoadDeviceTable(&dev->fn, dev->vk);
     dev->fn.vkGetDeviceQueue(dev->vk, dev->queue_family, 0, &dev->queue);
     dev->set_name = (PFN_vkSetDebugUtilsObjectNameEXT)vkGetInstanceProcAddr(dev->instance, "vkSetDebugUtilsObjectNameEXT");
-    return pm_kernels_open(dev);
+    PM_TRY(pm_kernels_open(dev));
+    pm_selftest_open(dev);
+    pm_tune_open(dev);
+    return PM_OK;
 }
 
 pm_status pm_device_open(const char *pick, pm_device **dev) {
@@ -326,6 +329,8 @@ void pm_device_close(pm_device **dev) {
     *dev = NULL;
     if (!d)
         return;
+    pm_tune_close(d);
+    pm_selftest_close(d);
     if (d->vk) { // idle: commands wait when they are closed
         pm_kernels_close(d);
         d->fn.vkDestroyDevice(d->vk, NULL);

@@ -60,6 +60,7 @@ typedef struct pm_device_info {
     uint32_t max_groups[3];   // of a dispatch
     uint32_t timestamp_bits;  // 0: no GPU times
     float timestamp_ns;       // of one tick
+    bool limited;             // taken to have less than it has: --limits
 } pm_device_info;
 
 // All devices with a compute queue, best first: discrete, integrated, virtual, CPU; one entry where two drivers drive the same
@@ -75,6 +76,11 @@ const pm_device_info *pm_device_get_info(const pm_device *dev);
 
 // Bytes still free for us on the heap that device buffers come from.
 uint64_t pm_device_free_memory(const pm_device *dev);
+
+// Kernels that are new to a device and its driver are tried before they are used, and verdicts are kept. Which program shall do it,
+// in a process of its own where a driver may crash: the `pumice` that comes with this library. NULL, as at the start: this process
+// does. Set it before a device is opened; the text is copied.
+void pm_device_try_with(const char *program);
 
 PM_API_END
 

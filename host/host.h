@@ -18,6 +18,20 @@ pm_status pm_device_open_dry(const pm_device_info *info, pm_device **dev);
 // Bytes still free for us on a heap.
 uint64_t pm_device_heap_free(const pm_device *dev, int heap);
 
+// What a child process does that was started as PROGRAM PM_TRY_COMMAND ...: argc and argv are what follows. Returns an exit code.
+#define PM_TRY_COMMAND "try-kernels"
+int pm_device_try_kernels(int argc, char **argv);
+
+// Tries every variant of every kernel that this build and device have. *rows are the caller's to pm_free.
+typedef struct pm_trial_row {
+    const char *kernel;
+    char numbers[128];   // its specialization constants
+    const char *verdict; // "right", "wrong", ...
+    bool right;
+    double error, ms; // the worst, as a part of its tolerance; of running it
+} pm_trial_row;
+pm_status pm_device_test(pm_device *dev, pm_trial_row **rows, int *n);
+
 // Rows of a prompt that a pass should take on this device.
 uint32_t pm_device_chunk(const pm_device *dev);
 
@@ -129,9 +143,39 @@ pm_status pm_cmd_wait(pm_cmd *cmd);   // until the last submit is done; fine whe
 pm_device *pm_cmd_device(const pm_cmd *cmd);
 
 // Begins a rehearsal: until pm_cmd_end everything is checked and the kernels are noted, nothing is recorded. pm_cmd_prepare then
-// makes all of them at once, in parallel, so that the recordings that follow find them ready.
+// makes all of them at once, in parallel, so that the recordings that follow find them ready. Those that are new to this device and
+// driver are tried against the reference before; where one is found wrong, the command is stale: rehearse again, and another way to
+// compute the same takes its place.
 void pm_cmd_begin_dry(pm_cmd *cmd);
 pm_status pm_cmd_prepare(pm_cmd *cmd);
+bool pm_cmd_is_stale(const pm_cmd *cmd);
+
+// ---- tuning -----------------------------------------------------------------------------------------------------------
+
+// Rehearsals to come note their products, for pm_tune_products, which measures on them and with their weights which variants are
+// fastest, for about so many seconds, and keeps the plan: from then on it decides. What was measured before is left as it is unless
+// `again`. Never between the rehearsal and the recording of one pass; what was recorded before goes on as it is.
+void pm_cmd_note_products(pm_cmd *cmd, bool on);
+typedef enum pm_tune_what {
+    PM_TUNE_NEW,        // what was never measured
+    PM_TUNE_UNFINISHED, // and that for which there was not enough time
+    PM_TUNE_AGAIN       // all
+} pm_tune_what;
+pm_status pm_tune_products(pm_device *dev, const pm_cmd *rehearsed, double seconds, pm_tune_what what);
+// That a first answer may wait for it on this device.
+double pm_tune_seconds(const pm_device *dev);
+
+// The plan of this device, also of other models. *rows are the caller's to pm_free; texts are static.
+typedef struct pm_tune_row {
+    const char *op, *dtype, *batch; // batch: "one", "few", "many" rows of x
+    uint32_t rows, cols;            // of the weight
+    char variant[48];               // "tiles", or matvec's workgroup, lanes, rows, most columns
+    bool tuned;                     // it is not the default
+    double usual_us, us;            // of the default, of the variant
+} pm_tune_row;
+pm_status pm_tune_plan(const pm_device *dev, pm_tune_row **rows, int *n);
+
+// ---- copies and times -------------------------------------------------------------------------------------------------
 
 // Operands stay floats in what is recorded from now on: no kernel that multiplies halves is chosen.
 void pm_cmd_exact(pm_cmd *cmd, bool exact);

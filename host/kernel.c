@@ -5,10 +5,10 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels_spv.h"
-#include "shader_hash.h"
 
 enum { CACHE_LIMIT = 256 << 20 }; // a larger file is not ours
 
@@ -66,22 +66,8 @@ typedef struct cache_header {
 
 static const char cache_magic[8] = "pmpipe1";
 
-// FNV-1a: it has to notice accidents, not attacks.
-static uint64_t hash_bytes(const void *data, size_t size) {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
-    return hash;
-}
-
 static bool cache_path(const pm_device *dev, char *path, size_t size) {
-    char dir[1024], uuid[33];
-    if (!pm_cache_dir(dir, sizeof(dir)))
-        return false;
-    for (int i = 0; i < 16; i++)
-        snprintf(uuid + 2 * i, 3, "%02x", dev->info.device_uuid[i]);
-    int n = snprintf(path, size, "%s/pipelines-%s-%08" PRIx32 "-%.16s.bin", dir, uuid, dev->info.driver_version, PM_SHADER_HASH);
-    return n > 0 && (size_t)n < size;
+    return pm_store_path(dev, "pipelines", "bin", path, size);
 }
 
 // The data of a cache file, if it is whole and was made by this very device and driver; else NULL.
@@ -92,7 +78,7 @@ static const void *cache_data(const pm_device *dev, const char *file, size_t fil
     memcpy(header, file, sizeof(*header));
     const char *data = file + sizeof(*header);
     if (memcmp(header->magic, cache_magic, sizeof(cache_magic)) != 0 || header->size != file_size - sizeof(*header) ||
-        header->hash != hash_bytes(data, (size_t)header->size))
+        header->hash != pm_store_hash(data, (size_t)header->size))
         return NULL;
 
     VkPhysicalDeviceProperties here;
@@ -149,7 +135,7 @@ static char *get_cache_file(pm_device *dev, cache_header *header) {
     }
     memcpy(header->magic, cache_magic, sizeof(cache_magic));
     header->size = size;
-    header->hash = hash_bytes(file + sizeof(*header), size);
+    header->hash = pm_store_hash(file + sizeof(*header), size);
     memcpy(file, header, sizeof(*header));
     return file;
 }
@@ -179,6 +165,16 @@ typedef struct make_job {
     int first;
 } make_job;
 
+// In builds with tests: what PM_BREAK wants of a driver that compiles.
+static VkResult break_compiling(const pm_kernel_use *use) {
+    pm_breakage how = pm_caps_broken(kernel_table[use->id].name, use->spec, use->n_spec);
+    if (how == PM_BREAK_CRASH)
+        abort();
+    while (how == PM_BREAK_STALL)
+        pm_now_ns();
+    return how == PM_BREAK_COMPILE ? VK_ERROR_UNKNOWN : VK_SUCCESS;
+}
+
 // Pipeline first + i: the words of its kernel and its constants. Called from several threads at once: it touches nothing but
 // `p`, and says what went wrong in p->result, since the line of pm_fail belongs to the thread.
 static void make_pipeline(void *user, int i) {
@@ -186,6 +182,9 @@ static void make_pipeline(void *user, int i) {
     pm_device *dev = job->dev;
     pipeline *p = &dev->kernels->pipelines[job->first + i];
     const pm_kernel_info *kernel = &kernel_table[p->use.id];
+    p->result = break_compiling(&p->use);
+    if (p->result != VK_SUCCESS)
+        return;
     VkShaderModuleCreateInfo module_info = {
         .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = kernel->spirv_size, .pCode = kernel->spirv};
     VkShaderModule module;
@@ -220,12 +219,45 @@ static void make_pipeline(void *user, int i) {
     dev->fn.vkDestroyShaderModule(dev->vk, module, NULL);
 }
 
-static pipeline *find_pipeline(struct pm_kernels *kernels, const pm_kernel_use *use) {
-    for (int i = 0; i < kernels->n_pipelines; i++) {
-        const pm_kernel_use *have = &kernels->pipelines[i].use;
-        if (have->id == use->id && have->n_spec == use->n_spec && memcmp(have->spec, use->spec, (size_t)use->n_spec * 4) == 0)
-            return &kernels->pipelines[i];
+const char *pm_kernel_use_text(const pm_kernel_use *use, char text[PM_USE_TEXT]) {
+    int n = snprintf(text, PM_USE_TEXT, "%s", kernel_table[use->id].name);
+    for (int i = 0; i < use->n_spec && n > 0 && n < PM_USE_TEXT; i++)
+        n += snprintf(text + n, (size_t)(PM_USE_TEXT - n), "%c%" PRIu32, i ? ',' : ':', use->spec[i]);
+    return text;
+}
+
+static bool read_numbers(const char *p, pm_kernel_use *use) {
+    for (use->n_spec = 0; *p; use->n_spec++) {
+        char *end;
+        if (use->n_spec == PM_MAX_SPEC || p[1] < '0' || p[1] > '9')
+            return false;
+        use->spec[use->n_spec] = (uint32_t)strtoul(p + 1, &end, 10);
+        p = end;
+        if (*p && *p != ',')
+            return false;
     }
+    return use->n_spec > 0;
+}
+
+bool pm_kernel_use_read(const char *text, pm_kernel_use *use) {
+    size_t n = strcspn(text, ":");
+    *use = (pm_kernel_use){.n_spec = 0};
+    for (int id = 0; id < PM_KERNEL_COUNT; id++)
+        if (strlen(kernel_table[id].name) == n && !memcmp(kernel_table[id].name, text, n)) {
+            use->id = (pm_kernel_id)id;
+            return read_numbers(text + n, use);
+        }
+    return false;
+}
+
+bool pm_kernel_same_use(const pm_kernel_use *a, const pm_kernel_use *b) {
+    return a->id == b->id && a->n_spec == b->n_spec && memcmp(a->spec, b->spec, (size_t)a->n_spec * 4) == 0;
+}
+
+static pipeline *find_pipeline(struct pm_kernels *kernels, const pm_kernel_use *use) {
+    for (int i = 0; i < kernels->n_pipelines; i++)
+        if (pm_kernel_same_use(&kernels->pipelines[i].use, use))
+            return &kernels->pipelines[i];
     return NULL;
 }
 

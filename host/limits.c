@@ -119,6 +119,7 @@ static void take_features(uint32_t lacks, pm_device_info *info) {
 
 void pm_limits_apply(const pm_limits *l, pm_device_info *info) {
     size_t n = strlen(info->name);
+    info->limited |= l->name[0] != 0;
     if (l->name[0])
         snprintf(info->name + n, sizeof(info->name) - n, " as %s", l->name);
     if (l->has_type)

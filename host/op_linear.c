@@ -1,5 +1,5 @@
-// Products with packed weights: picks matvec or matmul, its shape from the device's caps, and cuts a weight that exceeds what can
-// be bound at once or dispatched at once into parts by rows. Nobody else knows that.
+// Products with packed weights: lays the variant that variant.c chose (matvec or matmul, and its shape) over the matrix, and cuts a
+// weight that exceeds what can be bound at once or dispatched at once into parts by rows. Nobody else knows that.
 #include "host/ops.h"
 #include "host/vk.h"
 
@@ -52,15 +52,47 @@ static tiling coopmat_tiling(pm_dtype dtype, const pm_coopmat_shape *s) {
                     s->cols,        false};
 }
 
-static tiling pick_tiling(const pm_cmd *cmd, pm_dtype dtype, uint32_t n) {
+static tiling tiling_of(const pm_caps *caps, pm_dtype dtype, const pm_variant *v) {
+    if (v->by == PM_BY_MATVEC)
+        return matvec_tiling(dtype, v->shape);
+    return v->by == PM_BY_TILES ? matmul_tiling(dtype) : coopmat_tiling(dtype, &caps->coopmat);
+}
+
+// How many of n rows of x go into dispatches of cols_a_group each; the rest is one more.
+static uint32_t whole_cols(const tiling *t, uint32_t n) {
+    return t->exact_cols ? n / t->cols_a_group * t->cols_a_group : n;
+}
+
+static pm_kernel_use use_of(const tiling *t, uint32_t epilogue, uint32_t cols) {
+    pm_kernel_use use = {.id = t->kernel, .spec = {t->workgroup, epilogue}, .n_spec = 2 + t->n_spec + t->exact_cols};
+    memcpy(use.spec + 2, t->spec, sizeof(t->spec));
+    if (t->exact_cols)
+        use.spec[2 + t->n_spec] = cols;
+    return use;
+}
+
+int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]) {
+    tiling t = tiling_of(caps, shape->dtype, variant);
+    uint32_t whole = whole_cols(&t, shape->n);
+    int n = 0;
+    if (whole > 0)
+        uses[n++] = use_of(&t, shape->epilogue, t.cols_a_group);
+    if (whole < shape->n)
+        uses[n++] = use_of(&t, shape->epilogue, shape->n - whole);
+    return n;
+}
+
+static tiling pick_tiling(pm_cmd *cmd, const linear *op) {
     const pm_device *dev = pm_cmd_device(cmd);
-    const pm_caps *caps = &dev->caps;
-    if (n <= caps->matvec.max_cols)
-        return matvec_tiling(dtype, caps->matvec);
-    tiling coopmat = coopmat_tiling(dtype, &caps->coopmat);
-    if (caps->use_coopmat && !pm_cmd_is_exact(cmd) && pm_kernel_available(dev, coopmat.kernel))
-        return coopmat;
-    return caps->use_tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, caps->matvec_batch);
+    pm_linear_shape shape = {.dtype = op->w.dtype,
+                             .epilogue = op->epilogue,
+                             .rows = op->w.rows,
+                             .cols = op->w.cols,
+                             .n = op->n,
+                             .exact = pm_cmd_is_exact(cmd)};
+    pm_variant v = pm_variant_linear(dev, &shape);
+    pm_cmd_note_product(cmd, &shape, &op->w);
+    return tiling_of(&dev->caps, shape.dtype, &v);
 }
 
 static pm_slice rows_of(pm_slice plane, uint32_t all, uint32_t row, uint32_t rows) {
@@ -110,10 +142,10 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
     pm_slice data = rows_of(w->data, w->rows, row, rows);
     pm_slice unread = data, unwritten = op->y.data; // for bindings that this epilogue does not touch
     bool add = (op->epilogue & PM_LINEAR_ADD) != 0;
+    pm_kernel_use use = use_of(t, op->epilogue, cols);
     pm_dispatch d = {
-        .kernel = t->kernel,
-        .spec = {t->workgroup, op->epilogue},
-        .n_spec = 2 + t->n_spec + t->exact_cols,
+        .kernel = use.id,
+        .n_spec = use.n_spec,
         .args = &args,
         .args_size = sizeof args,
         .slices = {data, w->scales.buffer ? rows_of(w->scales, w->rows, row, rows) : unread, op->x.data,
@@ -122,18 +154,16 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
         .groups = {groups, (n - n0 + cols - 1) / cols, 1},
         .bytes = data.size + (uint64_t)rows * args.scale_stride * 4 + (uint64_t)(n - n0) * (op->x.cols + rows) * 4,
     };
-    memcpy(d.spec + 2, t->spec, sizeof t->spec);
-    if (t->exact_cols)
-        d.spec[2 + t->n_spec] = cols;
+    memcpy(d.spec, use.spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);
 }
 
 // Returns the number of workgroups along the rows of w: the parts of out_squares.
 static uint32_t record(pm_cmd *cmd, const linear *op) {
     const pm_caps *caps = &pm_cmd_device(cmd)->caps;
-    tiling t = pick_tiling(cmd, op->w.dtype, op->n);
+    tiling t = pick_tiling(cmd, op);
     uint32_t step = rows_a_dispatch(caps, &op->w, t.rows_a_group);
-    uint32_t whole = t.exact_cols ? op->n / t.cols_a_group * t.cols_a_group : op->n;
+    uint32_t whole = whole_cols(&t, op->n);
     if (step == 0)
         pm_cmd_fail(cmd,
                     pm_fail(PM_ERR_UNSUPPORTED, "a weight of %u rows of %u %s columns cannot be cut into what this device binds",

@@ -41,7 +41,7 @@ void pm_op_embed(pm_cmd *cmd, pm_hidden *h, pm_tensor table, pm_tensor gain, pm_
         pm_slice data = rows_of(table.data, table.rows, row, count);
         pm_dispatch d = {
             .kernel = embed_kernel(table.dtype),
-            .spec = {32},
+            .spec = {pm_variant_workgroup(pm_cmd_device(cmd), embed_kernel(table.dtype), 32)},
             .n_spec = 1,
             .args = &args,
             .args_size = sizeof args,
@@ -65,7 +65,7 @@ void pm_op_gather(pm_cmd *cmd, pm_hidden *dst, const pm_hidden *src, pm_slice in
     };
     pm_dispatch d = {
         .kernel = PM_K_gather,
-        .spec = {64},
+        .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_gather, 64)},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
@@ -129,7 +129,7 @@ void pm_op_sample(pm_cmd *cmd, const pm_sample *op) {
     struct pm_sample_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .result0 = op->result0};
     pm_dispatch d = {
         .kernel = PM_K_sample,
-        .spec = {pm_cmd_device(cmd)->caps.row_workgroup},
+        .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_sample, pm_cmd_device(cmd)->caps.row_workgroup)},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,

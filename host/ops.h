@@ -105,6 +105,7 @@ typedef struct pm_attend {
     pm_slice scratch; // at least pm_attend_scratch_bytes
     uint32_t kv_bound;
     float scale;
+    bool consecutive; // the rows have consecutive positions of one sequence: they share what they read of the cache
 } pm_attend;
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op);
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound);

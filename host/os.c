@@ -23,6 +23,7 @@
 #include <psapi.h>
 #else
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -112,8 +113,17 @@ static void file_remove(const char *path) {
         DeleteFileW(wide);
 }
 
-static unsigned long process_id(void) {
+unsigned long pm_process_id(void) {
     return GetCurrentProcessId();
+}
+
+bool pm_process_lives(unsigned long id) {
+    HANDLE process = OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, FALSE, id);
+    DWORD code = 0;
+    bool lives = process && GetExitCodeProcess(process, &code) && code == STILL_ACTIVE;
+    if (process)
+        CloseHandle(process);
+    return lives;
 }
 
 static pm_status map_handle(const char *path, HANDLE file, pm_map *map) {
@@ -216,8 +226,12 @@ static void file_remove(const char *path) {
     unlink(path);
 }
 
-static unsigned long process_id(void) {
+unsigned long pm_process_id(void) {
     return (unsigned long)getpid();
+}
+
+bool pm_process_lives(unsigned long id) {
+    return kill((pid_t)id, 0) == 0 || errno == EPERM;
 }
 
 static pm_status map_descriptor(const char *path, int fd, pm_map *map) {
@@ -358,7 +372,7 @@ pm_status pm_file_write(const char *path, const void *data, size_t size) {
 pm_status pm_output_open(const char *path, pm_output *out) {
     static atomic_ulong serial; // two threads may write the same file
     *out = (pm_output){.path = path};
-    int n = snprintf(out->beside, sizeof(out->beside), "%s.%lu-%lu.tmp", path, process_id(), atomic_fetch_add(&serial, 1));
+    int n = snprintf(out->beside, sizeof(out->beside), "%s.%lu-%lu.tmp", path, pm_process_id(), atomic_fetch_add(&serial, 1));
     if (n < 0 || (size_t)n >= sizeof(out->beside))
         return pm_fail(PM_ERR_IO, "%s: the path is too long", path);
     if (!is_replaceable(path))
@@ -455,6 +469,27 @@ bool pm_cache_dir(char *path, size_t size) {
 #else
     return false;
 #endif
+#endif
+}
+
+bool pm_program_path(const char *called, char *path, size_t size) {
+#ifdef __linux__
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+    if (n > 0 && (size_t)n < size - 1) {
+        path[n] = 0;
+        return true;
+    }
+#endif
+    int length = called ? snprintf(path, size, "%s", called) : -1;
+    return length > 0 && (size_t)length < size;
+}
+
+bool pm_file_is_ours(const char *path) {
+#ifdef _WIN32
+    return pm_path_exists(path); // the folder is the user's own
+#else
+    struct stat about;
+    return stat(path, &about) == 0 && S_ISREG(about.st_mode) && about.st_uid == geteuid() && !(about.st_mode & S_IWOTH);
 #endif
 }
 
@@ -696,6 +731,43 @@ static int wait_program(pid_t pid) {
     return WIFSIGNALED(state) ? 128 + WTERMSIG(state) : WEXITSTATUS(state);
 }
 
+// One read of what has come, or PM_ERR_CANCELLED where a signal handler of ours ran; *got is 0 at the end. *silent: nothing came
+// for so long.
+static pm_status read_some(const pm_program *program, int in, char *to, size_t room, size_t *got, bool *silent) {
+    struct pollfd waiting = {.fd = in, .events = POLLIN};
+    int ready = poll(&waiting, 1, (int)program->silence_ms);
+    *got = 0;
+    *silent = ready == 0;
+    ssize_t n = ready > 0 ? read(in, to, room) : ready;
+    if (n < 0)
+        return errno == EINTR ? pm_fail(PM_ERR_CANCELLED, "%s: interrupted", program->argv[0])
+                              : pm_fail(PM_ERR_IO, "%s: %s", program->argv[0], strerror(errno));
+    *got = (size_t)n;
+    return PM_OK;
+}
+
+// Reads until it closes its stdout or says nothing for program->silence_ms, which ends it. What was said before is given out.
+static pm_status read_until_silent(const pm_program *program, int in, pid_t pid, size_t limit, char **out, size_t *size) {
+    pm_status status = PM_OK;
+    size_t got;
+    bool silent = false;
+    *out = pm_malloc(limit + 1);
+    if (!*out)
+        status = pm_fail(PM_ERR_MEMORY, "%s: no memory to read what it says", program->argv[0]);
+    while (status == PM_OK && *size < limit) {
+        status = read_some(program, in, *out + *size, limit - *size, &got, &silent);
+        *size += got;
+        if (got == 0)
+            break;
+    }
+    close(in);
+    if (status != PM_OK || silent || *size == limit)
+        kill(pid, SIGKILL);
+    if (*out)
+        (*out)[*size] = 0;
+    return status;
+}
+
 // Reads until it closes its stdout. What cannot be read to the end ends the program.
 static pm_status read_program(const pm_program *program, int in, pid_t pid, size_t limit, char **out, size_t *size) {
     FILE *stream = fdopen(in, "rb");
@@ -729,8 +801,15 @@ pm_status pm_program_run(const pm_program *program, size_t limit, char **out, si
         close(ends[0]);
         return status;
     }
-    status = read_program(program, ends[0], pid, limit, out, size);
+    if (program->silence_ms > 0)
+        status = read_until_silent(program, ends[0], pid, limit, out, size);
+    else
+        status = read_program(program, ends[0], pid, limit, out, size);
     *exit_code = wait_program(pid);
+    if (status != PM_OK && program->silence_ms > 0) {
+        pm_free(*out);
+        *out = NULL;
+    }
     return status;
 }
 

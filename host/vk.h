@@ -29,6 +29,11 @@ struct pm_device {
     uint64_t free_ram;                         // of the machine when the device was opened; 0: unknown
     uint64_t used[VK_MAX_MEMORY_HEAPS];        // bytes that our buffers take of each heap
     struct pm_kernels *kernels;                // kernel.c
+    struct pm_verdicts *verdicts;              // selftest.c; NULL: kernels are trusted
+    struct pm_tuned *tuned;                    // tune.c; NULL: nothing was measured
+    const struct pm_variant *forced;           // by a trial or a measurement: products take this one and no other
+    uint32_t forced_workgroup;                 // the same for kernels that take any; 0: none
+    uint64_t time_limit_ns;                    // of a submission, in trials; 0: none
     PFN_vkSetDebugUtilsObjectNameEXT set_name; // NULL: VK_EXT_debug_utils is not there
 };
 
@@ -90,6 +95,115 @@ typedef struct pm_kernel_use {
 // Makes the pipelines of n uses that are not there yet, in parallel, and saves the pipeline cache if there was anything new.
 pm_status pm_kernels_prepare(pm_device *dev, const pm_kernel_use *uses, int n);
 
+bool pm_kernel_same_use(const pm_kernel_use *a, const pm_kernel_use *b);
+// "matvec_q4_0:16,1,1,8,4", and back; false where it is no use of a kernel of this build.
+enum { PM_USE_TEXT = 160 };
+const char *pm_kernel_use_text(const pm_kernel_use *use, char text[PM_USE_TEXT]);
+bool pm_kernel_use_read(const char *text, pm_kernel_use *use);
+
+// store.c: what is remembered of a device from run to run
+uint64_t pm_store_hash(const void *data, size_t size);
+// PUMICE_CACHE/KIND-device-driver-kernels.ENDING; false where nothing is kept.
+bool pm_store_path(const pm_device *dev, const char *kind, const char *ending, char *path, size_t size);
+// Lines that were written about this very device, driver and kernels, the caller's to pm_free; NULL where there are none that are
+// whole and ours.
+char *pm_store_read(const pm_device *dev, const char *kind);
+void pm_store_write(const pm_device *dev, const char *kind, const char *body);
+
+// Lines that are put together; zero-initialise, free p.
+typedef struct pm_text {
+    char *p;
+    size_t n, room;
+    bool failed; // for want of memory
+} pm_text;
+void pm_text_add(pm_text *text, const char *format, ...) PM_PRINTF(2, 3); // at most 511 bytes at a time
+
+// trial.c: one use of a kernel on small awkward shapes against reference.c
+typedef enum pm_fate {
+    PM_FATE_UNKNOWN,
+    PM_FATE_RIGHT,
+    PM_FATE_WRONG,
+    PM_FATE_HANGS,   // it took longer than caps.trial_ms
+    PM_FATE_LOST,    // the device was lost
+    PM_FATE_CRASHES, // it ended the process
+    PM_FATE_REFUSED, // the driver does not compile or run it
+    PM_FATE_UNTRIED, // no case for this kernel
+    PM_FATE_COUNT
+} pm_fate;
+const char *pm_fate_name(pm_fate fate);
+
+typedef struct pm_verdict {
+    pm_kernel_use use;
+    pm_fate fate;
+    double error; // the worst, as a part of its tolerance
+    double ms;    // that the last run took
+    bool from_disk;
+} pm_verdict;
+
+typedef struct pm_lab pm_lab;
+pm_status pm_lab_open(pm_device *dev, pm_lab **lab); // on a device of its own, whose time_limit_ns it sets
+void pm_lab_close(pm_lab **lab);                     // not after a trial that hangs: it would wait for ever
+void pm_lab_try(pm_lab *lab, const pm_kernel_use *use, pm_verdict *verdict);
+bool pm_lab_knows(pm_kernel_id id);
+
+// selftest.c: which uses of kernels are right on this device
+void pm_selftest_open(pm_device *dev); // loads what is known
+void pm_selftest_close(pm_device *dev);
+// Tries the uses of which nothing is known yet. *found_bad: one of them must not be used; rehearse again, and others take its
+// place.
+pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);
+bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use);
+// The error of a use that is bad with nothing to take its place. What only the disk says is tried once more before (PM_OK).
+pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use);
+
+// Every use that `pumice devices --test` tries, without a verdict; *list is the caller's to pm_free.
+pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n);
+
+// variant.c: the ways to compute the same; op_*.c ask for one, selftest.c and tune.c go through all
+typedef enum pm_product_kernel {
+    PM_BY_MATVEC,  // of `shape`
+    PM_BY_TILES,   // matmul
+    PM_BY_MATRICES // matmul_cm, of caps.coopmat
+} pm_product_kernel;
+typedef struct pm_variant {
+    const char *name;
+    pm_product_kernel by;
+    pm_matvec_shape shape;
+    uint32_t classes; // bits 1 << pm_device_class that may try it
+} pm_variant;
+
+// A product as far as a choice depends on it.
+typedef struct pm_linear_shape {
+    pm_dtype dtype;
+    uint32_t epilogue, rows, cols, n;
+    bool exact; // no kernel that multiplies halves
+} pm_linear_shape;
+
+// Number i of the variants that this device may take, the default first; false behind the last.
+bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm_variant *variant);
+// What was forced or tuned, else the first that is right; where none is, the default.
+pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape);
+bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant);
+bool pm_variant_same(const pm_variant *a, const pm_variant *b);
+// Of a kernel that takes any workgroup: the first of the table's sizes that is right.
+uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
+
+// op_linear.c: the uses that a product makes of kernels, one or two
+int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
+
+// op_attend.c: the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
+struct pm_attend;
+void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len,
+                     uint32_t rows);
+void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
+
+// tune.c
+void pm_tune_open(pm_device *dev); // loads the plan
+void pm_tune_close(pm_device *dev);
+// Of n ratios, the challenger's time to the champion's, in turns: is the challenger clearly faster? Sorts them.
+bool pm_tune_wins(double *ratios, int n);
+bool pm_tune_find(const pm_device *dev, const pm_linear_shape *shape, pm_variant *variant);
+
 // command.c: what the op_*.c files record
 typedef struct pm_dispatch {
     pm_kernel_id kernel;
@@ -102,6 +216,16 @@ typedef struct pm_dispatch {
     uint64_t bytes; // that must at least be moved, for --profile
 } pm_dispatch;
 void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *dispatch);
+// A product of a rehearsal, for the tuner; of each shape a few weights are kept, so that measuring does not find them in a cache.
+enum { PM_PROBLEM_WEIGHTS = 8 };
+typedef struct pm_problem {
+    pm_linear_shape shape;
+    uint32_t count; // of them in the rehearsal
+    int n_weights;
+    pm_tensor weights[PM_PROBLEM_WEIGHTS];
+} pm_problem;
+void pm_cmd_note_product(pm_cmd *cmd, const pm_linear_shape *shape, const pm_tensor *w);
+const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);

@@ -154,6 +154,7 @@ struct pm_rope_store_args {
 };
 
 struct pm_attend_args {
+    uint n; // batch rows
     uint n_heads, n_kv_heads;
     uint q_stride;
     uint out_stride;

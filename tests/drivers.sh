@@ -30,8 +30,8 @@ run_swiftshader() {
 }
 
 # Of what a device has less of, the paths that it leads to: cut weights, staging, tiles, workgroups that are smaller.
-slice='^(test_host_.*|op_attend|op_embed|op_gather|op_rope_store|app_run)$'
-whole='^(test_host_.*|op_.*|test_backend_(forward|session|plan|quantized|score)|app_run)$'
+slice='^(test_host_[^s].*|op_attend|op_embed|op_gather|op_rope_store|app_run)$'
+whole='^(test_host_[^s].*|op_.*|test_backend_(forward|session|plan|quantized|score)|app_run)$'
 
 # as NAME PATTERN: lavapipe as one of the devices of host/limits.c, and which programs
 as() {

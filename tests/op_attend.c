@@ -17,6 +17,7 @@ typedef struct attend_case {
     uint32_t len;      // of the longer sequence
     uint32_t kv_bound; // 0: len
     float spread;      // of the scores; 0: about 2
+    bool consecutive;  // the rows are the end of the second sequence
 } attend_case;
 
 // ---- data -------------------------------------------------------------------------------------------------------------
@@ -28,6 +29,8 @@ static struct pm_row *rows_of(const attend_case *c) {
         uint32_t pick[] = {0, PM_PAGE - 1, PM_PAGE, check_below(c->len)};
         rows[i] = (struct pm_row){.token = check_random(), .seq = i % N_SEQS, .pos = pick[i % 4] % c->len};
     }
+    for (uint32_t i = 0; c->consecutive && i < c->n; i++)
+        rows[i] = (struct pm_row){.seq = N_SEQS - 1, .pos = c->len - c->n + i};
     rows[c->n - 1] = (struct pm_row){.seq = N_SEQS - 1, .pos = c->len - 1};
     return rows;
 }
@@ -96,6 +99,7 @@ static void run_case(const attend_case *c) {
                     .kv = &kv,
                     .scratch = check_out(pm_attend_scratch_bytes(check_dev, c->n, c->n_heads, c->head_dim, bound) / 4),
                     .kv_bound = bound,
+                    .consecutive = c->consecutive,
                     .scale = 1 / sqrtf((float)c->head_dim)};
     check_record();
     pm_op_attend(check_cmd, &op);
@@ -158,6 +162,22 @@ static void every_batch(void **state) {
         run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = counts[i], .len = 300});
 }
 
+// Pieces of a prompt, whose rows share what they read: their end within a group of rows, their beginning anywhere, groups of heads
+// that leave room for many rows and for none.
+static void every_piece(void **state) {
+    static const uint32_t pieces[][2] = {{9, 9}, {16, 33}, {33, 100}, {64, 64}, {63, 200}};
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(pieces); i++) {
+        uint32_t n = pieces[i][0], len = pieces[i][1];
+        run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = n, .len = len, .consecutive = true});
+        run_case(&(attend_case){
+            .dtype = PM_F16, .n_heads = 8, .n_kv_heads = 2, .head_dim = 128, .n = n, .len = len, .consecutive = true});
+    }
+    run_types((attend_case){.n_heads = 5, .n_kv_heads = 1, .head_dim = 96, .n = 10, .len = 70, .consecutive = true});
+    run_types((attend_case){.n_heads = 10, .n_kv_heads = 1, .head_dim = 256, .n = 10, .len = 40, .consecutive = true});
+    run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = 3, .len = 300, .consecutive = true});
+}
+
 // Splits in which a row has nothing to see, up to a bound far behind the longest row.
 static void long_sequences(void **state) {
     (void)state;
@@ -196,8 +216,9 @@ static int close_split(void **state) {
 
 int main(void) {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(every_length), cmocka_unit_test(every_grouping), cmocka_unit_test(every_head_size),
-        cmocka_unit_test(every_batch),  cmocka_unit_test(long_sequences), cmocka_unit_test(extreme_scores),
+        cmocka_unit_test(every_length),   cmocka_unit_test(every_grouping), cmocka_unit_test(every_head_size),
+        cmocka_unit_test(every_batch),    cmocka_unit_test(every_piece),    cmocka_unit_test(long_sequences),
+        cmocka_unit_test(extreme_scores),
     };
     const struct CMUnitTest split[] = {cmocka_unit_test(every_length), cmocka_unit_test(every_batch),
                                        cmocka_unit_test(long_sequences), cmocka_unit_test(extreme_scores)};

@@ -1,0 +1,115 @@
+// The ways to compute the same: THE table of variants, and which of them a device takes. A new one is a row here; the self-test and
+// the tuner find it by itself.
+#include "host/vk.h"
+
+#include <string.h>
+
+#define CPU (1u << PM_CLASS_CPU)
+#define GPU (1u << PM_CLASS_GPU)
+
+// In the order in which they are tried where nothing was measured and the default of caps.c is not right. "plain" needs nothing: a
+// lane a row, no shared memory but for the squares, one column at a time. Tiles come last: a software driver takes 300 times as
+// long in them.
+// clang-format off
+static const pm_variant linear_table[] = {
+    // name              by               workgroup, lanes, rows, most columns
+    {"32 lanes x 2",     PM_BY_MATVEC,   {64, 32, 2, 8}, GPU},
+    {"32 lanes x 4",     PM_BY_MATVEC,   {64, 32, 4, 4}, GPU},
+    {"64 lanes x 2",     PM_BY_MATVEC,   {64, 64, 2, 8}, GPU},
+    {"16 lanes x 2",     PM_BY_MATVEC,   {64, 16, 2, 8}, GPU},
+    {"8 lanes x 2",      PM_BY_MATVEC,   {64, 8, 2, 8},  GPU},
+    {"4 by 32 lanes",    PM_BY_MATVEC,   {128, 32, 2, 8}, GPU},
+    {"a lane a row x 8", PM_BY_MATVEC,   {16, 1, 8, 4},  CPU},
+    {"a lane a row x 4", PM_BY_MATVEC,   {16, 1, 4, 4},  CPU | GPU},
+    {"8 lanes, rows x 8", PM_BY_MATVEC,  {8, 1, 8, 4},   CPU},
+    {"32 lanes, rows x 8", PM_BY_MATVEC, {32, 1, 8, 4},  CPU},
+    {"plain",            PM_BY_MATVEC,   {16, 1, 2, 1},  CPU | GPU},
+    {"matrices",         PM_BY_MATRICES, {0, 0, 0, 0},   CPU | GPU},
+    {"tiles",            PM_BY_TILES,    {0, 0, 0, 0},   CPU | GPU},
+};
+// clang-format on
+enum { N_LINEAR = sizeof(linear_table) / sizeof(*linear_table) };
+
+static const uint32_t workgroups[] = {64, 32, 16, 128};
+
+static bool fits(const pm_device *dev, const pm_variant *v) {
+    const pm_matvec_shape *s = &v->shape;
+    if (v->by == PM_BY_MATRICES)
+        return dev->caps.has & PM_NEED_COOPMAT;
+    if (v->by == PM_BY_TILES)
+        return PM_TILE_ROWS * PM_TILE_COLS / 16 <= dev->info.max_invocations;
+    uint64_t shared = s->lanes > 1 ? (uint64_t)(s->rows + 1) * s->max_cols * s->workgroup : 0; // matvec.comp: lane_sums
+    shared += (uint64_t)s->max_cols * s->workgroup;                                            // lane_squares
+    return s->workgroup <= dev->info.max_invocations && 4 * shared <= dev->info.max_shared;
+}
+
+bool pm_variant_same(const pm_variant *a, const pm_variant *b) {
+    return a->by == b->by && (a->by != PM_BY_MATVEC || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
+}
+
+static bool is_made(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant) {
+    pm_kernel_use uses[2];
+    return pm_linear_uses(&dev->caps, shape, variant, uses) > 0 && pm_kernel_available(dev, uses[0].id);
+}
+
+// What caps.c says of a device of this class.
+static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
+    const pm_caps *caps = &dev->caps;
+    pm_variant matrices = {.name = "default", .by = PM_BY_MATRICES};
+    if (shape->n <= caps->matvec.max_cols)
+        return (pm_variant){.name = "default", .shape = caps->matvec};
+    if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &matrices))
+        return matrices;
+    return (pm_variant){.name = "default", .by = caps->use_tiles ? PM_BY_TILES : PM_BY_MATVEC, .shape = caps->matvec_batch};
+}
+
+// Whether a row of the table is for this device and product.
+static bool is_for(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *v) {
+    return (v->classes >> dev->caps.device_class & 1) && fits(dev, v) && !(shape->exact && v->by == PM_BY_MATRICES) &&
+           is_made(dev, shape, v);
+}
+
+bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm_variant *variant) {
+    pm_variant first = usual(dev, shape);
+    *variant = first;
+    if (i == 0)
+        return true;
+    for (int row = 0; row < N_LINEAR; row++) {
+        const pm_variant *v = &linear_table[row];
+        if (is_for(dev, shape, v) && !pm_variant_same(v, &first) && --i == 0) {
+            *variant = *v;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant) {
+    pm_kernel_use uses[2];
+    int n = pm_linear_uses(&dev->caps, shape, variant, uses);
+    for (int i = 0; i < n; i++)
+        if (!pm_kernel_available(dev, uses[i].id) || pm_selftest_is_bad(dev, &uses[i]))
+            return false;
+    return true;
+}
+
+pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape) {
+    pm_variant v;
+    if (dev->forced)
+        return *dev->forced;
+    if (pm_tune_find(dev, shape, &v) && pm_variant_right(dev, shape, &v))
+        return v;
+    for (int i = 0; pm_variant_at(dev, shape, i, &v); i++)
+        if (pm_variant_right(dev, shape, &v))
+            return v;
+    return usual(dev, shape);
+}
+
+uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual_size) {
+    pm_kernel_use use = {.id = kernel, .spec = {usual_size}, .n_spec = 1};
+    if (dev->forced_workgroup)
+        return dev->forced_workgroup;
+    for (size_t i = 0; i < sizeof(workgroups) / sizeof(*workgroups) && pm_selftest_is_bad(dev, &use); i++)
+        use.spec[0] = workgroups[i];
+    return pm_selftest_is_bad(dev, &use) ? usual_size : use.spec[0];
+}

@@ -1,0 +1,118 @@
+#!/bin/sh
+# shellcheck disable=SC2086
+# app_selftest.sh PUMICE: kernels that are broken on purpose (PM_BREAK, which builds with tests have) change no answer of `pumice run`:
+# what is wrong, does not end, loses the device, crashes or does not compile is found out in a child and passed over. Caches that lie
+# or cannot be had change none either. Also `pumice tune` and `pumice devices --test`, as far as they are quick.
+set -u
+pumice=$1
+. "${0%/*}/expect.sh"
+model=${0%/*}/data/tiny-qwen3
+PUMICE_CACHE=$tmp/cache
+export PUMICE_CACHE
+
+"$pumice" devices >"$out" 2>"$err"
+[ $? != 3 ] || { cat "$err" && exit 77; }
+
+run="$pumice run $model -p hi --temp 0 -n 6 --print-ids"
+answer=$(PM_SELFTEST=0 $run 2>"$err") || bad "no answer" $run
+[ ! -e "$tmp/cache" ] || ! ls "$tmp/cache" | grep -q verdicts || bad "verdicts without a test" $run
+
+# broken HOW "what is told" [VARIABLES]: from an empty cache, and again from what is kept, where nothing is told any more.
+broken() {
+    how=$1 told=$2
+    rm -rf "$tmp/cache"
+    expect 0 '*' "$told" env "PM_BREAK=$how" $run
+    [ "$answer" = "$(cat "$out")" ] || bad "another answer" "PM_BREAK=$how"
+    [ "$(grep -c '^warning.*the kernel' "$err")" -ge 1 ] || bad "no line about it" "PM_BREAK=$how"
+    expect 0 '*' 'prompt' env "PM_BREAK=$how" $run
+    [ "$answer" = "$(cat "$out")" ] || bad "another answer the second time" "PM_BREAK=$how"
+    ! grep -q '^warning.*the kernel' "$err" || bad "told twice" "PM_BREAK=$how"
+}
+
+# The first variant of the device at hand, as the table of verdicts tells it.
+same "$answer" $run
+use=$(sed -n 's/^matvec_bf16:\([^ ]*\) right.*/\1/p' "$tmp"/cache/verdicts-*.txt | head -n 1)
+group=${use%%,*}
+broken "matvec_bf16:$group=wrong" "computes what is wrong"
+broken "matvec_*=compile" "is refused by the driver" # matmul is left
+broken "matvec_bf16:$use=lost" "loses the device"
+broken "matvec_bf16:$use=crash" "crashes the driver"
+broken "embed_bf16:32=wrong;gather:64=lost;sample:128=crash" "others are used in place"
+export PM_TRIAL_MS=8000
+broken "gather:64=hang" "does not end" # a submission
+export PM_TRIAL_MS=3000
+broken "sample:128=stall" "does not end" # a compiler, which is killed with the child
+unset PM_TRIAL_MS
+
+# Nothing is left of attention: said, and no wrong answer.
+rm -rf "$tmp/cache"
+expect 1 '' "no variant of the kernel attend_f16 is right on" env PM_BREAK=attend_f16=wrong $run
+expect 1 '' "no variant of the kernel attend_f16 is right on" env PM_BREAK=attend_f16=wrong $run
+# and a driver that was mended meanwhile is believed, whatever the cache says
+same "$answer" $run
+
+# ---- caches -----------------------------------------------------------------------------------------------------------------
+
+verdicts=$(ls "$tmp"/cache/verdicts-*.txt)
+cp "$verdicts" "$tmp/good"
+# What a file says of each kernel, without numbers that vary.
+told_in() {
+    tail -n +3 "$1" | cut -d ' ' -f 1,2 | sort
+}
+damaged() {
+    same "$answer" $run
+    [ "$(told_in "$verdicts")" = "$(told_in "$tmp/good")" ] || bad "not rebuilt" "a cache that is $1"
+}
+sed 1s/pumice/pumize/ "$tmp/good" >"$verdicts" && damaged "of another kind"
+sed '1s/ [0-9a-f]* \([0-9a-f]* [0-9a-f]*\)$/ 00000000000000000000000000000000 \1/' "$tmp/good" >"$verdicts" && damaged "of another device"
+sed '1s/ \([0-9a-f]*\) \([0-9a-f]*\)$/ fffffff0 \2/' "$tmp/good" >"$verdicts" && damaged "of another version"
+head -c 200 "$tmp/good" >"$verdicts" && damaged "cut"
+sed 's/ right / wrong /' "$tmp/good" >"$verdicts" && damaged "forged"
+head -c 5000 /dev/urandom >"$verdicts" && damaged "noise"
+: >"$verdicts" && damaged "empty"
+rm "$verdicts" && mkdir "$verdicts" && same "$answer" $run # a folder in its place
+rmdir "$verdicts"
+cp "$tmp/good" "$verdicts" && chmod 666 "$verdicts" && damaged "writable by all"
+if [ "$(id -u)" = 0 ]; then
+    cp "$tmp/good" "$verdicts" && chmod 644 "$verdicts" && chown 12345 "$verdicts" && damaged "another user's"
+else
+    cp "$tmp/good" "$verdicts" && chmod 000 "$verdicts" && same "$answer" $run
+fi
+for place in /dev/null/cache /proc; do
+    expect 0 '*' 'prompt' env "PUMICE_CACHE=$place" $run
+    [ "$answer" = "$(cat "$out")" ] || bad "another answer" "PUMICE_CACHE=$place"
+done
+
+# Two processes at once, from nothing.
+rm -rf "$tmp/cache"
+$run >"$tmp/first" 2>"$tmp/first.err" &
+same "$answer" $run
+wait $! || bad "the other of two failed" "two at once"
+[ "$answer" = "$(cat "$tmp/first")" ] || bad "another answer" "two at once"
+same "$answer" $run
+
+# ---- the tuner --------------------------------------------------------------------------------------------------------------
+
+expect 0 "linear_add" '*' "$pumice" tune "$model" --seconds 6
+expect 0 "products measured on" "" "$pumice" tune --export
+cp "$out" "$tmp/plan"
+same "$answer" $run
+same "$(cat "$tmp/plan")" "$pumice" tune --export # a run from the cache measures nothing
+same "$answer" $run --tune 1s
+plan=$(ls "$tmp"/cache/plan-*.txt)
+head -c 150 "$plan" >"$tmp/cut" && cp "$tmp/cut" "$plan" && same "$answer" $run
+head -c 5000 /dev/urandom >"$plan" && same "$answer" $run
+same "$answer" env PM_TUNE=1 $run
+# Every way to lay out products that the tuner may choose here gives the golden answer.
+for shape in 16,1,8,4 16,1,4,4 8,1,8,4 32,1,8,4 16,1,2,1 64,32,2,2; do
+    same "$(golden 1 greedy)" env PM_MATVEC=$shape PM_MATVEC_BATCH=$shape PM_TILES=0 \
+        "$pumice" run "$model" -p "How many r's in strawberry?" --temp 0 --print-ids
+done
+same "$(golden 1 greedy)" env PM_MATVEC=16,1,2,1 PM_TILES=1 "$pumice" run "$model" -p "How many r's in strawberry?" --temp 0 --print-ids
+expect 2 "" "wanted seconds" "$pumice" run "$model" -p hi --tune soon
+expect 2 "" "MODEL is missing" "$pumice" tune
+for help in tune devices; do
+    expect 0 "--" "" "$pumice" $help --help
+    [ "$(wc -l <"$out")" -le 24 ] && [ "$(awk 'length > 80' "$out" | wc -l)" = 0 ] || bad "help is larger than a screen" "$help --help"
+done
+exit $failed
