@@ -117,12 +117,13 @@ if [ "$mode" = --quick ]; then
 fi
 part "build with clang, sanitizers and fuzz targets" must_build "$clang_build" -DCMAKE_C_COMPILER=clang -DPM_FUZZ=ON \
     -DPM_SANITIZE=address,undefined
-drivers="lavapipe swiftshader radv"
-[ "$mode" != --all ] || { drivers="$drivers mesa-25 mesa-26" && export PM_SLOW=1; }
+drivers="lavapipe swiftshader radv limits:mali"
+[ "$mode" != --all ] || { drivers="lavapipe swiftshader radv mesa-25 mesa-26 limits" && export PM_SLOW=1; }
 # shellcheck disable=SC2086
 part "suite on $drivers" count tests/drivers.sh "$gcc_build" $drivers
 part "suite under the validation layers" run_validation
 part "suite under ASan and UBSan" run_sanitized
+[ "$mode" != --all ] || part "packages" count tests/package.sh "$gcc_build"
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
 [ "$mode" != --all ] || part "real weights against llama.cpp" count tests/peer.sh "$gcc_build"
 finish

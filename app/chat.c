@@ -1,5 +1,6 @@
 // pumice chat: a conversation on a terminal or through a pipe. What went wrong with one line is told, and the chat goes on.
 #include "app/chat.h"
+#include "app/limits.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@ static const app_option options[] = {
     APP_SAMPLING_OPTIONS(chat_options, sampling, stops),
     APP_CONTEXT_OPTIONS(chat_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
+    APP_LIMITS_OPTION,
 };
 // clang-format on
 

@@ -1,5 +1,6 @@
 // pumice devices: what the Vulkan devices here are and can do, a line each or as JSON.
 #include "app/json.h"
+#include "app/limits.h"
 #include "app/trials.h"
 #include "host/host.h"
 
@@ -185,6 +186,7 @@ typedef struct values {
 static const app_option options[] = {
     {.name = "--json", .help = "all that is known of each device, as JSON", .kind = APP_FLAG, .offset = offsetof(values, json)},
     {.name = "--test", .help = "try every kernel: is it right on this driver?", .kind = APP_FLAG, .offset = offsetof(values, test)},
+    APP_LIMITS_OPTION,
 };
 
 static pm_status print_lines(const pm_device_info *infos, int n, bool test) {

@@ -1,5 +1,6 @@
 // The program `pumice`: picks the command. A new one is a line in `commands` and one in app.h.
 #include "app/app.h"
+#include "app/version.h"
 #include "host/host.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ static int run(int argc, char **argv) {
     if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help"))
         return print_help(stdout), APP_EXIT_OK;
     if (!strcmp(name, "--version"))
-        return puts("pumice " PM_VERSION), APP_EXIT_OK;
+        return printf("pumice %s\n", app_version()), APP_EXIT_OK;
     return app_exit(pm_fail(PM_ERR_USAGE, "no command \"%s\"; pumice --help lists them", name));
 }
 

@@ -1,6 +1,7 @@
 // pumice plan: what a model would take of each device here and whether it fits, from the file's header alone.
 #include "app/context.h"
 #include "app/json.h"
+#include "app/limits.h"
 #include "backend/pumice.h"
 
 #include <inttypes.h>
@@ -152,6 +153,7 @@ static const app_option options[] = {
      AT(context.ctx)},
     APP_CACHE_OPTIONS(values, context),
     {.name = "--json", .help = "the numbers as JSON", .kind = APP_FLAG, AT(json)},
+    APP_LIMITS_OPTION,
 };
 
 static pm_status make_plans(state *s) {

@@ -1,4 +1,5 @@
 // pumice run: one prompt, one answer, streamed to stdout; what it took is told on stderr.
+#include "app/limits.h"
 #include "app/run.h"
 #include "app/style.h"
 
@@ -39,6 +40,7 @@ static const app_option options[] = {
     {.name = "--tune", .value = "SECONDS", .help = "first measure which kernels are fastest here", .kind = APP_TEXT, .rare = true,
      AT(tune)},
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
+    APP_LIMITS_OPTION,
 };
 // clang-format on
 

@@ -1,5 +1,6 @@
 // A row of the report as a JSON object: llama-bench's fields with its meaning, null where they mean nothing here, and what it does
 // not tell.
+#include "app/version.h"
 #include "bench/merge.h"
 #include "bench/report.h"
 
@@ -91,7 +92,7 @@ static void put_model(json *j, const bench_report *r, const char *type) {
 static void put_engine(json *j, const bench_report *r, bool is_peer) {
     put_number(j, "format", BENCH_FORMAT);
     put_text(j, "engine", is_peer ? "llama.cpp" : "pumice");
-    put_text(j, "build_commit", is_peer ? r->peer.build : PM_VERSION);
+    put_text(j, "build_commit", is_peer ? r->peer.build : app_commit());
     put_nulls(j, (const char *const[]){"build_number", "cpu_info", NULL});
     put_text(j, "gpu_info", r->subject->device->name);
     put_text(j, "backends", is_peer ? r->peer.backends : "Vulkan");

@@ -1,5 +1,7 @@
 // The program `pumice-bench`: measures models and kernels on a device, in the words of llama-bench. This file has the command line,
 // opens what is measured, and closes it; what is done with it is tokens.c and ops.c.
+#include "app/limits.h"
+#include "app/version.h"
 #include "bench/bench.h"
 
 #include <cjson/cJSON.h>
@@ -40,6 +42,7 @@ static const app_option options[] = {
     APP_CACHE_OPTIONS(bench_options, context),
     {.name = "-ctv", .value = "TYPE", .help = "llama-bench's spelling: the type that -ctk says", .kind = APP_WORD, .words = app_kv_types,
      .rare = true, AT(kv_of_v)},
+    APP_LIMITS_OPTION,
 };
 // clang-format on
 
@@ -224,7 +227,7 @@ static int run(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--version"))
-        return puts("pumice-bench " PM_VERSION) < 0;
+        return printf("pumice-bench %s\n", app_version()) < 0;
     if (argc > 1 && !strcmp(argv[1], PM_TRY_COMMAND))
         return pm_device_try_kernels(argc - 2, argv + 2);
     app_try_with_itself(argv[0]);

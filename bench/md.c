@@ -1,5 +1,6 @@
 // The report as Markdown: llama-bench's columns, of which scripts read the last two. Others stand between only where they tell
 // something.
+#include "app/version.h"
 #include "bench/report.h"
 
 #include <inttypes.h>
@@ -112,5 +113,5 @@ void bench_md_op(uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
 }
 
 void bench_md_end(const bench_report *r) {
-    printf("\nbuild: " PM_VERSION "%s%s\n", r->peer.build[0] ? ", peer: " : "", r->peer.build);
+    printf("\nbuild: %s%s%s\n", app_version(), r->peer.build[0] ? ", peer: " : "", r->peer.build);
 }

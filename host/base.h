@@ -14,7 +14,9 @@
 extern "C" {
 #endif
 
-#if defined(__GNUC__) || defined(__clang__)
+#if defined(__MINGW32__) // with __USE_MINGW_ANSI_STDIO: C's printf, not the system's, which has no %zu
+#define PM_PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#elif defined(__GNUC__) || defined(__clang__)
 #define PM_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define PM_PRINTF(text, first)

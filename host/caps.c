@@ -1,5 +1,6 @@
 // What each kind of device is given to work with, and the only place for vendor and driver names and PM_* overrides.
 #include "host/caps.h"
+#include "host/limits.h"
 #include "shaders/abi.h"
 #include "volk.h"
 
@@ -201,7 +202,7 @@ static uint32_t has(const pm_device_info *info) {
 }
 
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
-    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = 1;
+    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited;
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
     override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
@@ -212,7 +213,7 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_u32("PM_SELFTEST", 0, 1, &self_test);
     override_u32("PM_TRIAL_MS", 1, 1u << 22, &caps->trial_ms);
     override_seconds("PM_TUNE", 1e6, &caps->tune_seconds);
-    caps->chosen = is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES");
+    caps->chosen = info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES");
     caps->self_test = self_test;
     caps->use_tiles = tiles > 0;
     caps->use_coopmat = tiles == 2;
@@ -239,6 +240,16 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
     caps->use_coopmat = p->use_tiles && caps->has & PM_NEED_COOPMAT;
     lay_coopmat(info, &caps->coopmat);
     apply_overrides(info, caps);
+}
+
+void pm_caps_limit(pm_device_info *info) {
+    const char *name = getenv("PM_LIMITS");
+    const pm_limits *named = name && *name ? pm_limits_find(name) : NULL;
+    if (name && *name && !named)
+        bad_override("PM_LIMITS", name, "no device of this name is known");
+    if (named)
+        pm_limits_apply(named, info);
+    pm_limits_apply(pm_limits_get(), info);
 }
 
 bool pm_caps_wants_graphics_queue(void) {

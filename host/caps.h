@@ -8,10 +8,13 @@
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
 //   PM_STAGING=1                              device memory is not mapped even where it could be
-//   PM_SELFTEST=0                             kernels are used without having been tried; PM_TRIAL_MS=n: the longest a trial may
-//   take PM_TUNE=seconds                           that a first answer may wait for measurements PM_BREAK=kernel[:spec,..]=how
-//   builds with tests: breaks kernels, see pm_caps_broken PM_QUEUE=graphics                         a queue that can draw too,
-//   where there is one that only computes
+//   PM_LIMITS=name                            the device is taken for one of limits.c, as with --limits;
+//                                             nothing is tried or measured then: verdicts are kept, and would be the device's own
+//   PM_SELFTEST=0                             kernels are used without having been tried
+//   PM_TRIAL_MS=n                             the longest a trial may take
+//   PM_TUNE=seconds                           that a first answer may wait for measurements
+//   PM_BREAK=kernel[:spec,..]=how             builds with tests: breaks kernels, see pm_caps_broken
+//   PM_QUEUE=graphics                         a queue that can draw too, where there is one that only computes
 #ifndef PM_CAPS_H
 #define PM_CAPS_H
 
@@ -61,6 +64,9 @@ typedef struct pm_caps {
     double tune_seconds;          // that a first answer may wait for measurements
     bool map_device;              // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
+
+// Takes from info what --limits and PM_LIMITS say that the device is to lack.
+void pm_caps_limit(pm_device_info *info);
 
 // Fills caps from info. Called once, when the device is opened.
 void pm_caps_fill(const pm_device_info *info, pm_caps *caps);

@@ -60,6 +60,7 @@ typedef struct pm_device_info {
     uint32_t max_groups[3];   // of a dispatch
     uint32_t timestamp_bits;  // 0: no GPU times
     float timestamp_ns;       // of one tick
+    bool limited;             // taken to have less than it has: --limits
 } pm_device_info;
 
 // All devices with a compute queue, best first: discrete, integrated, virtual, CPU; one entry where two drivers drive the same

@@ -1,6 +1,7 @@
 // The table of kernels, and their pipelines by (kernel, specialization constants): made on demand or many at once in parallel, with
 // the driver's pipeline cache kept on disk from run to run. One thread at a time per device, as the rest of the room.
 #include "host/vk.h"
+#include "host/spirv.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -260,6 +261,16 @@ static pipeline *find_pipeline(struct pm_kernels *kernels, const pm_kernel_use *
     return NULL;
 }
 
+static pm_status check_shared(const pm_device *dev, const pm_kernel_use *use) {
+    const pm_kernel_info *kernel = &kernel_table[use->id];
+    uint64_t bytes;
+    PM_TRY(pm_spirv_shared_bytes(kernel->spirv, kernel->spirv_size / 4, use->spec, use->n_spec, &bytes));
+    if (bytes > dev->info.max_shared)
+        return pm_fail(PM_ERR_UNSUPPORTED, "kernel %s: %" PRIu64 " bytes of shared memory, but %s has %" PRIu32 " a workgroup",
+                       kernel->name, bytes, dev->info.name, dev->info.max_shared);
+    return PM_OK;
+}
+
 static pm_status check_use(const pm_device *dev, const pm_kernel_use *use) {
     const pm_kernel_info *kernel = &kernel_table[use->id];
     if (kernel->spirv_size == 0)
@@ -269,7 +280,7 @@ static pm_status check_use(const pm_device *dev, const pm_kernel_use *use) {
     if (use->n_spec > 0 && use->spec[0] > dev->info.max_invocations)
         return pm_fail(PM_ERR_UNSUPPORTED, "kernel %s: a workgroup of %" PRIu32 ", but %s runs at most %" PRIu32, kernel->name,
                        use->spec[0], dev->info.name, dev->info.max_invocations);
-    return PM_OK;
+    return check_shared(dev, use);
 }
 
 static pm_status add_pipeline(struct pm_kernels *kernels, const pm_kernel_use *use) {
@@ -310,8 +321,10 @@ static pm_status make_missing(pm_device *dev, const pm_kernel_use *uses, int n) 
     int first = kernels->n_pipelines;
     pm_status status = PM_OK;
     for (int i = 0; i < n && status == PM_OK; i++) {
+        if (find_pipeline(kernels, &uses[i]))
+            continue;
         status = check_use(dev, &uses[i]);
-        if (status == PM_OK && !find_pipeline(kernels, &uses[i]))
+        if (status == PM_OK)
             status = add_pipeline(kernels, &uses[i]);
     }
     if (status != PM_OK) {

@@ -41,13 +41,17 @@ enum { PATH_SIZE = 4096, MAX_THREADS = 64 };
 
 #ifdef _WIN32
 
+static bool widen_into(const char *text, wchar_t *wide, int room) {
+    return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, wide, room) > 0;
+}
+
 static bool widen(const char *path, wchar_t wide[PATH_SIZE]) {
-    return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, PATH_SIZE) > 0;
+    return widen_into(path, wide, PATH_SIZE);
 }
 
 static FILE *file_open(const char *path, const char *mode) {
     wchar_t wide[PATH_SIZE], wide_mode[8];
-    if (!widen(path, wide) || !widen(mode, wide_mode))
+    if (!widen(path, wide) || !widen_into(mode, wide_mode, 8))
         return NULL;
     return _wfopen(wide, wide_mode);
 }

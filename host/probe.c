@@ -311,6 +311,11 @@ static void tell_memory(VkPhysicalDevice physical, const facts *f, pm_device_inf
     for (uint32_t i = 0; i < memory.memoryHeapCount; i++)
         if ((memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) && !heap_is_host_visible(&memory, i))
             info->unified_memory = false;
+}
+
+static void tell_heaps_of_use(VkPhysicalDevice physical, pm_device_info *info) {
+    VkPhysicalDeviceMemoryProperties memory;
+    vkGetPhysicalDeviceMemoryProperties(physical, &memory);
     pm_memory_heaps(&memory, info->unified_memory, info->heap_of);
 }
 
@@ -352,6 +357,8 @@ pm_status pm_probe(VkPhysicalDevice physical, pm_device_info *info, uint32_t *qu
     tell_limits(&f, info);
     tell_memory(physical, &f, info);
     PM_TRY(tell_coopmats(physical, &f, info));
+    pm_caps_limit(info);
+    tell_heaps_of_use(physical, info);
     return pick_queue(physical, info, queue_family);
 }
 

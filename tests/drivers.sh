@@ -3,6 +3,8 @@
 #   lavapipe     the system's Mesa
 #   swiftshader  out of Debian's chromium: subgroups of 4, no 16-bit storage, 1 GiB a buffer
 #   mesa-25      lavapipe of Debian 13, mesa-26: of Debian sid (the only one with cooperative matrices); each with its own C library
+#   limits       lavapipe with the limits of devices that are not here (host/limits.c): the suite as two phones and a card, a slice of
+#                it as the others; limits:NAME a slice as one of them
 #   native       whatever this machine's Vulkan loader finds
 #   radv         compiles every kernel for AMD chips that are not here, and prints their registers: no spill is allowed
 # A driver that cannot be had is skipped with the reason. Ends with "N passed, N failed, N skipped".
@@ -25,6 +27,22 @@ run_lavapipe() {
 
 run_swiftshader() {
     if fetch_swiftshader; then on "$swiftshader"; else skip "SwiftShader cannot be fetched (no apt, network or Debian keys)"; fi
+}
+
+# Of what a device has less of, the paths that it leads to: cut weights, staging, tiles, workgroups that are smaller.
+slice='^(test_host_[^s].*|op_attend|op_embed|op_gather|op_rope_store|app_run)$'
+whole='^(test_host_[^s].*|op_.*|test_backend_(forward|session|plan|quantized|score)|app_run)$'
+
+# as NAME PATTERN: lavapipe as one of the devices of host/limits.c, and which programs
+as() {
+    echo "  as $1"
+    PM_LIMITS=$1 only=$2 run_lavapipe
+}
+
+run_limits() {
+    for name in $(sed -n 's/^    {"\([a-z0-9-]*\)", true.*/\1/p' "$root/host/limits.c"); do
+        case $name in adreno | mali | rx580) as "$name" "$whole" ;; *) as "$name" "$slice" ;; esac
+    done
 }
 
 fetch_mesa() {
@@ -69,7 +87,7 @@ compile_for() {
     fi
 }
 
-build=${1:?usage: drivers.sh BUILD [native|lavapipe|swiftshader|mesa-25|mesa-26|radv]...}
+build=${1:?usage: drivers.sh BUILD [native|lavapipe|swiftshader|mesa-25|mesa-26|radv|limits|limits:NAME]...}
 build=$(cd "$build" && pwd)
 shift
 alone=$(($# == 1))
@@ -77,7 +95,8 @@ alone=$(($# == 1))
 for driver; do
     echo "$driver"
     case $driver in
-    lavapipe | swiftshader | radv) "run_$driver" ;;
+    limits:*) as "${driver#*:}" "$slice" ;;
+    lavapipe | swiftshader | radv | limits) "run_$driver" ;;
     native) count "$root/tests/suite.sh" "$build" ;;
     mesa-25) mesa mesa-25 trixie ;;
     mesa-26) mesa mesa-26 sid ;;

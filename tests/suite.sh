@@ -15,7 +15,8 @@ rm -rf "$PUMICE_CACHE"
 mkdir -p "$PUMICE_CACHE"
 rm -f "$build/Testing/Temporary/LastTest.log"
 [ -e "$build/CTestTestfile.cmake" ] || { echo "    FAILED: $build has no tests" && echo "0 passed, 1 failed, 0 skipped" && exit 1; }
-ctest --test-dir "$build" -j"$(nproc)" --test-output-size-passed 9999999 --test-output-size-failed 9999999 >"$out" 2>&1
+# $only, where set, is a pattern of the programs to run.
+ctest ${only:+-R "$only"} --test-dir "$build" -j"$(nproc)" --test-output-size-passed 9999999 --test-output-size-failed 9999999 >"$out" 2>&1
 
 # ctest's screen says which programs exited with 77; its log has the output of each.
 awk '
