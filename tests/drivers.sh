@@ -25,8 +25,11 @@ run_lavapipe() {
     done
 }
 
+# SwiftShader takes five times as long as lavapipe: without PM_SLOW it runs what is about kernels only.
+kernels='^(test_host_.*|op_.*|test_backend_(forward|session|sampler)|app_run)$'
 run_swiftshader() {
-    if fetch_swiftshader; then on "$swiftshader"; else skip "SwiftShader cannot be fetched (no apt, network or Debian keys)"; fi
+    fetch_swiftshader || { skip "SwiftShader cannot be fetched (no apt, network or Debian keys)" && return; }
+    if [ -n "${PM_SLOW:-}" ]; then on "$swiftshader"; else only=$kernels on "$swiftshader"; fi
 }
 
 # Of what a device has less of, the paths that it leads to: cut weights, staging, tiles, workgroups that are smaller.
