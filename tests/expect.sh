@@ -13,7 +13,7 @@ expect() {
     shift 3
     "$@" >"$out" 2>"$err" <"$in"
     rc=$?
-    [ -z "${VK_INSTANCE_LAYERS:-}" ] || cat "$out" "$err" # test.sh looks for words of the validation layer
+    [ -z "${VK_INSTANCE_LAYERS:-}" ] || cat "$out" "$err" >&2 # test.sh looks for words of the validation layer
     [ $rc = "$code" ] || bad "exit code $rc, not $code" "$@"
     matches "$in_out" "$out" || bad "stdout lacks '$in_out'" "$@"
     matches "$in_err" "$err" || bad "stderr lacks '$in_err'" "$@"
