@@ -43,7 +43,6 @@ typedef struct app_option {
     // Stores into the struct's value; called for each time the option is given.
     pm_status (*read)(const struct app_option *option, const char *text, void *value);
     bool required;
-    bool many; // an operand that takes all that follow
     bool rare; // told by --help-all only: --help is one screen
 } app_option;
 

@@ -19,10 +19,6 @@ static bool is_operand(const app_option *o) {
     return o->name[0] != '-';
 }
 
-static bool takes_rest(const app_option *o) {
-    return o->many || o->kind == APP_TEXTS;
-}
-
 // What stands before the command's name when one types it.
 static const char *program(const app_command *c) {
     return c->alone ? "" : "pumice ";
@@ -34,7 +30,7 @@ static void print_usage(const app_command *c) {
     printf("usage: %s%s", program(c), c->name);
     for (int i = 0; i < c->n_options; i++)
         if (is_operand(&c->options[i]))
-            printf(c->options[i].required ? " %s%s" : " [%s%s]", c->options[i].name, takes_rest(&c->options[i]) ? "..." : "");
+            printf(c->options[i].required ? " %s%s" : " [%s%s]", c->options[i].name, c->options[i].kind == APP_TEXTS ? "..." : "");
     printf(" [options]\n%s\n", c->summary);
 }
 
@@ -146,7 +142,7 @@ static const app_option *find_option(const app_command *c, const char *argument)
 
 static const app_option *find_operand(const app_command *c, int number) {
     for (int i = 0; i < c->n_options; i++)
-        if (is_operand(&c->options[i]) && (number-- == 0 || takes_rest(&c->options[i])))
+        if (is_operand(&c->options[i]) && (number-- == 0 || c->options[i].kind == APP_TEXTS))
             return &c->options[i];
     return NULL;
 }

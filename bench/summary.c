@@ -6,13 +6,8 @@
 
 enum { MAX_FILES = 64, BAR = 24 };
 
-typedef struct files {
-    const char *paths[MAX_FILES];
-    int n;
-} files;
-
 typedef struct values {
-    files files;
+    app_texts files;
     const char *output;
     bool text;
 } values;
@@ -81,19 +76,10 @@ pm_status merge_text(const merge *m) {
 
 // ---- the command ------------------------------------------------------------------------------------------------------
 
-static pm_status read_file(const app_option *option, const char *text, void *value) {
-    files *f = value;
-    if (f->n == MAX_FILES)
-        return pm_fail(PM_ERR_USAGE, "more than %d of %s", MAX_FILES, option->name);
-    f->paths[f->n++] = text;
-    return PM_OK;
-}
-
 #define AT(field) .offset = offsetof(values, field)
 // clang-format off
 static const app_option options[] = {
-    {.name = "REPORT.json", .help = "written with -o json or -o jsonl", .kind = APP_READ, .read = read_file, .required = true,
-     .many = true, AT(files)},
+    {.name = "REPORT.json", .help = "written with -o json or -o jsonl", .kind = APP_TEXTS, .required = true, AT(files)},
     {.name = "--output", .letter = "-o", .value = "PAGE.html", .help = "write all of them to one page", .kind = APP_TEXT, AT(output)},
     {.name = "--text", .help = "tell them here", .kind = APP_FLAG, AT(text)},
 };
@@ -101,9 +87,11 @@ static const app_option options[] = {
 
 static pm_status read_all(const values *v, merge *m) {
     int n_added = 0;
-    for (int i = 0; i < v->files.n; i++) {
+    if (v->files.n > MAX_FILES)
+        return pm_fail(PM_ERR_USAGE, "more than %d of REPORT.json", MAX_FILES);
+    for (size_t i = 0; i < v->files.n; i++) {
         bool added;
-        PM_TRY(merge_add(m, v->files.paths[i], &added));
+        PM_TRY(merge_add(m, v->files.items[i], &added));
         n_added += added;
     }
     return n_added ? PM_OK : pm_fail(PM_ERR_FILE, "there is nothing to report");
