@@ -2,6 +2,8 @@
 #include "host/ops.h"
 #include "host/vk.h"
 
+#include <string.h>
+
 static pm_kernel_use merge_use(uint32_t head_dim) {
     return (pm_kernel_use){.id = PM_K_attend_merge, .spec = {head_dim / 2, head_dim}, .n_spec = 2};
 }
@@ -46,31 +48,51 @@ void pm_attend_merge(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
     pm_cmd_dispatch(cmd, &d);
 }
 
-static pm_kernel_id pick_kernel(pm_dtype dtype) {
+static pm_kernel_id kernel_of(pm_dtype dtype) {
     return dtype == PM_Q8_0 ? PM_K_attend_q8_0 : dtype == PM_F16 ? PM_K_attend_f16 : PM_K_attend_f32;
 }
 
-static pm_kernel_use split_use(const pm_attend *op, uint32_t rows) {
-    const pm_kv *kv = op->kv;
-    uint32_t group = op->q.cols / kv->head_dim / kv->n_kv_heads;
-    return (pm_kernel_use){.id = pick_kernel(kv->dtype), .spec = {kv->head_dim / 2, kv->head_dim, group, rows}, .n_spec = 4};
+static pm_kernel_id plain_kernel_of(pm_dtype dtype) {
+    return dtype == PM_Q8_0 ? PM_K_attend_plain_q8_0 : dtype == PM_F16 ? PM_K_attend_plain_f16 : PM_K_attend_plain_f32;
+}
+
+static uint32_t group_of(const pm_attend *op) {
+    return op->q.cols / op->kv->head_dim / op->kv->n_kv_heads;
 }
 
 // Rows that a workgroup takes at once, where there are many: of all queries that share the keys no more than 8, whose sums stay in
 // registers; heads of 256 then fill 12 KiB of shared memory.
 static uint32_t count_rows(const pm_device *dev, const pm_attend *op) {
     enum { MOST_QUERIES = 8 };
-    uint32_t group = op->q.cols / op->kv->head_dim / op->kv->n_kv_heads;
-    if (!op->consecutive || op->q.rows <= dev->caps.matvec.max_cols || group >= MOST_QUERIES)
-        return 1;
-    pm_kernel_use use = split_use(op, MOST_QUERIES / group);
-    return pm_selftest_is_bad(dev, &use) ? 1 : MOST_QUERIES / group;
+    uint32_t group = group_of(op);
+    return !op->consecutive || op->q.rows <= dev->caps.matvec.max_cols || group >= MOST_QUERIES ? 1 : MOST_QUERIES / group;
 }
 
-void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len, uint32_t rows) {
-    pm_kernel_use use = split_use(op, rows);
+// The ways to attend, best first.
+static pm_kernel_use pick_use(const pm_device *dev, const pm_attend *op) {
     const pm_kv *kv = op->kv;
-    uint32_t n_heads = op->q.cols / kv->head_dim, n = op->q.rows;
+    uint32_t dim = kv->head_dim, group = group_of(op);
+    pm_kernel_id kernel = kernel_of(kv->dtype), plain = plain_kernel_of(kv->dtype);
+    const pm_kernel_use uses[] = {
+        {.id = kernel, .spec = {dim / 2, dim, group, count_rows(dev, op)}, .n_spec = 4},
+        {.id = kernel, .spec = {dim / 2, dim, group, 1}, .n_spec = 4},
+        {.id = plain, .spec = {64, dim, group}, .n_spec = 3},
+        {.id = plain, .spec = {32, dim, group}, .n_spec = 3},
+    };
+    return pm_variant_use(dev, uses, 4);
+}
+
+// An invocation of the plain kernel takes 8 dims, or 4 of floats: attend_plain.comp's DIMS.
+static uint32_t plain_groups(const pm_attend *op, const pm_kernel_use *use) {
+    uint32_t dims = op->kv->dtype == PM_F32 ? 4 : 8;
+    return (op->q.cols / dims + use->spec[0] - 1) / use->spec[0];
+}
+
+void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len,
+                     const pm_kernel_use *use) {
+    const pm_kv *kv = op->kv;
+    bool plain = use->id == plain_kernel_of(kv->dtype);
+    uint32_t n_heads = op->q.cols / kv->head_dim, n = op->q.rows, rows = plain ? 1 : use->spec[3];
     struct pm_attend_args args = {
         .n = n,
         .n_heads = n_heads,
@@ -83,16 +105,16 @@ void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
         .scale = op->scale,
     };
     pm_dispatch d = {
-        .kernel = use.id,
-        .spec = {use.spec[0], use.spec[1], use.spec[2], use.spec[3]},
-        .n_spec = use.n_spec,
+        .kernel = use->id,
+        .n_spec = use->n_spec,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->q.data, op->rows, kv->pages, kv->k, kv->v, op->out.data, n_splits > 1 ? partial : op->out.data},
-        .groups = {kv->n_kv_heads, (n + rows - 1) / rows, n_splits},
+        .groups = {plain ? plain_groups(op, use) : kv->n_kv_heads, (n + rows - 1) / rows, n_splits},
         .bytes = 2 * (uint64_t)((n + rows - 1) / rows) * op->kv_bound *
                  (pm_kv_page_bytes(kv->dtype, kv->n_kv_heads, kv->head_dim) / PM_PAGE),
     };
+    memcpy(d.spec, use->spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);
 }
 
@@ -104,7 +126,8 @@ void pm_op_attend(pm_cmd *cmd, const pm_attend *op) {
     uint32_t n_splits = count_splits(dev, n, head_dim, op->kv_bound);
     pm_slice partial = op->scratch;
     partial.size = pm_attend_scratch_bytes(dev, n, n_heads, head_dim, op->kv_bound);
-    pm_attend_split(cmd, op, partial, n_splits, dev->caps.attend_split, count_rows(dev, op));
+    pm_kernel_use use = pick_use(dev, op);
+    pm_attend_split(cmd, op, partial, n_splits, dev->caps.attend_split, &use);
     if (n_splits > 1)
         pm_attend_merge(cmd, op, partial, n_heads, n_splits);
 }

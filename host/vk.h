@@ -32,7 +32,7 @@ struct pm_device {
     struct pm_verdicts *verdicts;              // selftest.c; NULL: kernels are trusted
     struct pm_tuned *tuned;                    // tune.c; NULL: nothing was measured
     const struct pm_variant *forced;           // by a trial or a measurement: products take this one and no other
-    uint32_t forced_workgroup;                 // the same for kernels that take any; 0: none
+    const struct pm_kernel_use *forced_use;    // the same of other kernels: this one is used as here
     uint64_t time_limit_ns;                    // of a submission, in trials; 0: none
     PFN_vkSetDebugUtilsObjectNameEXT set_name; // NULL: VK_EXT_debug_utils is not there
 };
@@ -153,6 +153,7 @@ void pm_selftest_close(pm_device *dev);
 // place.
 pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);
 bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use);
+bool pm_selftest_found_bad(const pm_device *dev); // any use at all
 // The error of a use that is bad with nothing to take its place. What only the disk says is tried once more before (PM_OK).
 pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use);
 
@@ -177,6 +178,9 @@ typedef struct pm_linear_shape {
     pm_dtype dtype;
     uint32_t epilogue, rows, cols, n;
     bool exact; // no kernel that multiplies halves
+    // Of products with experts, whose matrices have `rows` each:
+    uint32_t n_experts, n_used; // 0: it is none of those
+    uint32_t tile;              // most pairs of a row and an expert that one workgroup takes
 } pm_linear_shape;
 
 // Number i of the variants that this device may take, the default first; false behind the last.
@@ -184,17 +188,32 @@ bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm
 // What was forced or tuned, else the first that is right; where none is, the default.
 pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant);
+bool pm_variant_any_right(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_same(const pm_variant *a, const pm_variant *b);
 // Of a kernel that takes any workgroup: the first of the table's sizes that is right.
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
+// Of n uses that compute the same the first that is right; where none is, the first.
+pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n);
 
 // op_linear.c: the uses that a product makes of kernels, one or two
 int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
 
+// op_moe.c: the same of a product with experts, none where the variant cannot; and the steps of its verbs, for trials and
+// measurements
+int pm_experts_uses(const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
+struct pm_routes;
+struct pm_hidden;
+uint32_t pm_experts_tile(const pm_device *dev,
+                         const struct pm_routes *routes); // pairs of a tile; 1: rows take their experts one by one
+void pm_experts_group(pm_cmd *cmd, const struct pm_routes *routes);
+// products (n * n_used, dim) = src (n * n_used, cols) * their part of w^T, where rows are grouped; and the sum of them
+void pm_experts_multiply(pm_cmd *cmd, pm_tensor products, pm_tensor src, pm_tensor w, const struct pm_routes *routes);
+void pm_experts_sum(pm_cmd *cmd, struct pm_hidden *h, pm_tensor products, pm_tensor gain, const struct pm_routes *routes);
+
 // op_attend.c: the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
 struct pm_attend;
 void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len,
-                     uint32_t rows);
+                     const pm_kernel_use *use);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
 
 // tune.c
