@@ -463,16 +463,23 @@ static pm_status add_use(use_list *l, const pm_kernel_use *use) {
     return PM_OK;
 }
 
+static bool is_typed(const struct fixed_use *f) {
+    return f->name[strlen(f->name) - 1] == '_';
+}
+
+// Where any workgroup will do, all of the table's; of a kernel that each type of weights has, the usual one.
 static pm_status add_fixed(use_list *l, pm_kernel_id id) {
     const char *name = pm_kernel_get_info(id)->name;
     for (size_t i = 0; i < sizeof(fixed_uses) / sizeof(*fixed_uses); i++) {
         const struct fixed_use *f = &fixed_uses[i];
         size_t n = strlen(f->name);
-        if (strncmp(f->name, name, n) != 0 || (name[n] && f->name[n - 1] != '_'))
+        if (strncmp(f->name, name, n) != 0 || (name[n] && !is_typed(f)))
             continue;
         pm_kernel_use use = {.id = id, .n_spec = f->n_spec};
         memcpy(use.spec, f->spec, sizeof(f->spec));
         PM_TRY(add_use(l, &use));
+        for (int w = 0; f->n_spec == 1 && !is_typed(f) && (use.spec[0] = pm_variant_workgroup_at(w)) > 0; w++)
+            PM_TRY(add_use(l, &use));
     }
     return PM_OK;
 }

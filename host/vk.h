@@ -192,6 +192,7 @@ bool pm_variant_any_right(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_same(const pm_variant *a, const pm_variant *b);
 // Of a kernel that takes any workgroup: the first of the table's sizes that is right.
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
+uint32_t pm_variant_workgroup_at(int i); // those sizes; 0 behind the last
 // Of n uses that compute the same the first that is right; where none is, the first.
 pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n);
 
