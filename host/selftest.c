@@ -75,6 +75,10 @@ bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use) {
     return v && is_bad(v);
 }
 
+bool pm_selftest_knows(const pm_device *dev, const pm_kernel_use *use) {
+    return !dev->verdicts || find(dev, use);
+}
+
 bool pm_selftest_found_bad(const pm_device *dev) {
     for (int i = 0; dev->verdicts && i < dev->verdicts->n; i++)
         if (is_bad(&dev->verdicts->list[i]))

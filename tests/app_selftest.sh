@@ -124,8 +124,8 @@ same "$answer" $run
 
 # ---- the tuner --------------------------------------------------------------------------------------------------------------
 
-expect 0 "linear_add" '*' "$pumice" tune "$model" --seconds 6
-expect 0 "products measured on" "" "$pumice" tune --export
+expect 0 "linear_add" '*' "$pumice" tune "$model" --tune 6s
+expect 0 "steps measured on" "" "$pumice" tune --export
 cp "$out" "$tmp/plan"
 same "$answer" $run
 same "$(cat "$tmp/plan")" "$pumice" tune --export # a run from the cache measures nothing
