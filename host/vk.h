@@ -150,6 +150,8 @@ bool pm_lab_knows(pm_kernel_id id);
 // selftest.c: which uses of kernels are right on this device
 void pm_selftest_open(pm_device *dev); // loads what is known
 void pm_selftest_close(pm_device *dev);
+// Adds what lines say of uses of which nothing is known yet; what makes no sense here is left out. text may be NULL.
+void pm_selftest_read(pm_device *dev, const char *text);
 // Tries the uses of which nothing is known yet. *found_bad: one of them must not be used; rehearse again, and others take its
 // place.
 pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);
