@@ -447,6 +447,7 @@ static const struct fixed_use {
     {"group", 1, {128}},
     {"experts_sum", 1, {64}},
     {"adjust", 1, {128}},
+    {"sieve", 1, {128}},
     {"sample", 1, {128}},
     {"logprobs", 1, {128}},
 };

@@ -35,6 +35,7 @@ static const struct trial_case {
     {"attend_plain_", pm_lab_read_cache_dtype, pm_try_attend},
     {"attend_", pm_lab_read_cache_dtype, pm_try_attend},
     {"adjust", NULL, pm_try_adjust},
+    {"sieve", NULL, pm_try_sieve},
     {"sample", NULL, pm_try_sample},
     {"logprobs", NULL, pm_try_logprobs},
 };
