@@ -83,6 +83,7 @@ need_to_build() {
 # unpack NAME SUITE all|only PACKAGE...: unpacks packages of a Debian suite into $cache/NAME, once. With "all" everything that
 # they depend on comes along, the C library included, and $cache/NAME/with PROGRAM ARGS... runs any program on these libraries.
 # Needs apt and a network, no root; returns 1 without, and does not try again for an hour: a second ./run.sh must not wait for it.
+# $arch, where set, is the architecture to take them of ("with" then runs nothing here).
 unpack() {
     dest=$cache/$1 suite=$2 how=$3 keys=/usr/share/keyrings/debian-archive-keyring.gpg
     shift 3
@@ -111,6 +112,7 @@ fetch_debs() {
     cat >"$part/apt.conf" <<CONF
 Dir::State "$part"; Dir::State::lists "$part/lists"; Dir::State::status "$part/status"; Dir::Cache "$part/cache";
 Dir::Etc::sourcelist "$part/sources.list"; Dir::Etc::sourceparts "-"; Dir::Etc::preferencesparts "-"; APT::Sandbox::User "root";
+${arch:+APT::Architecture "$arch";}
 CONF
     export APT_CONFIG="$part/apt.conf"
     fetch_with_apt "$@"
