@@ -262,6 +262,7 @@ static const pm_device_info some_gpu = {
     .n_coopmats = 1,
     .coopmats = {{16, 16, 16, "f16", "f32"}},
     .max_binding = UINT64_C(1) << 31,
+    .max_shared = 32 << 10,
     .max_invocations = 1024,
     .max_groups = {65535, 65535, 65535},
 };
