@@ -43,7 +43,7 @@ void pm_vk_name(const pm_device *dev, VkObjectType type, uint64_t handle, const 
 
 // probe.c: what a physical device has, and the VkDevice made with what we use of it.
 pm_status pm_probe(VkPhysicalDevice physical, pm_device_info *info, uint32_t *queue_family); // UNSUPPORTED: not for us, and why
-pm_status pm_probe_create_device(VkPhysicalDevice physical, uint32_t queue_family, VkDevice *vk);
+pm_status pm_probe_create_device(VkPhysicalDevice physical, const pm_device_info *info, uint32_t queue_family, VkDevice *vk);
 // The heaps as they are now. What this process holds is already off the budget where the driver tells it (budget_known).
 void pm_probe_heaps(VkPhysicalDevice physical, bool budget_known, pm_heap_info heaps[16], int *n);
 
