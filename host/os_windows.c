@@ -349,9 +349,15 @@ bool pm_process_lives(unsigned long id) {
 // ---- the cache folder -------------------------------------------------------------------------------------------------------
 
 const char *pm_os_variable(const char *name, char *text, size_t size) {
-    wchar_t wide_name[64];
-    const wchar_t *value = widen(name, wide_name, 64) ? _wgetenv(wide_name) : NULL;
-    return value && narrow(value, text, size) ? text : NULL;
+    wchar_t wide_name[64], value[PM_OS_PATH_SIZE];
+    SetLastError(0);
+    if (!widen(name, wide_name, 64))
+        return NULL;
+    DWORD n = GetEnvironmentVariableW(wide_name, value, PM_OS_PATH_SIZE);
+    bool is_set = n > 0 ? n < PM_OS_PATH_SIZE : GetLastError() == 0;
+    if (n == 0)
+        value[0] = 0;
+    return is_set && narrow(value, text, size) ? text : NULL;
 }
 
 const pm_os_place pm_os_cache_places[] = {

@@ -22,10 +22,14 @@
 enum { IS_WINDOWS = true };
 #define NULL_DEVICE "NUL"
 
-// An empty value is one, as it is on POSIX: the C library alone would take the variable away.
+// UTF-8. An empty value is one, as it is on POSIX: the C library alone would take the variable away.
 static inline int setenv(const char *name, const char *value, int overwrite) {
+    wchar_t wide_name[64], wide[1024];
     (void)overwrite;
-    return _putenv_s(name, value) == 0 && SetEnvironmentVariableA(name, value) ? 0 : -1;
+    return MultiByteToWideChar(CP_UTF8, 0, name, -1, wide_name, 64) && MultiByteToWideChar(CP_UTF8, 0, value, -1, wide, 1024) &&
+                   _wputenv_s(wide_name, wide) == 0 && SetEnvironmentVariableW(wide_name, wide)
+               ? 0
+               : -1;
 }
 
 static inline int unsetenv(const char *name) {
@@ -48,6 +52,10 @@ static inline bool make_sparse(const char *path, uint64_t size, const char *end)
     bool made = SetFilePointerEx(file, at, NULL, FILE_BEGIN) && WriteFile(file, end, (DWORD)strlen(end), &n, NULL);
     CloseHandle(file);
     return made;
+}
+
+static inline void end_interrupted(void) {
+    ExitProcess(STATUS_CONTROL_C_EXIT);
 }
 
 static inline void raise_bad_address(void) {
@@ -107,6 +115,10 @@ static inline bool make_sparse(const char *path, uint64_t size, const char *end)
     FILE *file = fopen(path, "wb");
     bool made = file && fseeko(file, (off_t)size, SEEK_SET) == 0 && fputs(end, file) >= 0;
     return file && fclose(file) == 0 && made;
+}
+
+static inline void end_interrupted(void) {
+    raise(SIGINT);
 }
 
 static inline void raise_bad_address(void) {
