@@ -3,7 +3,7 @@
 # greedy tokens, embeddings, perplexity of this project's own pages; a mixture of experts: greedy tokens.
 # Prints a table and ends with "N passed, N failed, N skipped". It takes ten minutes of two cores.
 #   PM_PEER=DIR          the folder with llama-server and so on; else ../shared/peers/llama-cpp.sh fetches them, once
-#   PM_PEER_BYTES=N, PM_PEER_CTX=N   of the text for perplexity (12800), and tokens of a window (512)
+#   PM_PEER_BYTES=N, PM_PEER_CTX=N   of the text for perplexity (8000), and tokens of a window (512)
 # The peer's CPU kernels round activations to 8 bits where weights are quantized, ours do not. So tokens are compared with the same
 # weights written as F32 by its own llama-quantize, where it rounds nothing; perplexity with its Vulkan backend, which runs the very
 # file in floats, on the lavapipe of Debian sid. What its CPU says of the very file stands beside it.
@@ -15,7 +15,7 @@ peer=${PM_PEER:-$cache/peer}
 models=$cache/smollm2
 part=${2:-tokens experts perplexity}
 ctx=${PM_PEER_CTX:-512}
-bytes=${PM_PEER_BYTES:-12800}
+bytes=${PM_PEER_BYTES:-8000}
 bound=0.5 # percent
 
 give_up() {
@@ -57,16 +57,18 @@ values() {
     tr ',' '\n' | sed -n 's/^.*\[\([0-9]*\)\]\([0-9.]*\)$/\1 \2/p'
 }
 
-# theirs TYPE TEXT CTX STRIDE ARGS...
+# theirs TYPE TEXT CTX STRIDE ARGS...: a batch of more than one window is another window where there is a stride.
 theirs() {
-    type=$1 file=$2 n=$3 every=$4
+    type=$1 file=$2 n=$3 every=$4 one=
+    [ "$every" = 0 ] || one="-b $n"
     shift 4
-    "$peer/llama-perplexity" -m "$models/$type.gguf" -f "$file" -c "$n" --ppl-stride "$every" -ctk f32 -ctv f32 -fa off "$@" 2>&1 | values
+    # shellcheck disable=SC2086
+    "$peer/llama-perplexity" -m "$models/$type.gguf" -f "$file" -c "$n" --ppl-stride "$every" $one -ctk f32 -ctv f32 -fa off "$@" 2>&1 | values
 }
 
 # In floats: halves in its products, which lavapipe has, cost it more than a percent (and much time).
 theirs_on_vulkan() {
-    VK_DRIVER_FILES=$mesa/usr/share/vulkan/icd.d/lvp_icd.json PEER_LIBS=$(echo "$mesa"/usr/lib/*-linux-gnu):$(echo "$mesa"/usr/lib/llvm-*/lib) \
+    VK_DRIVER_FILES=$mesa/usr/share/vulkan/icd.d/lvp_icd.json PEER_LIBS=$(echo "$mesa"/usr/lib/*-linux-gnu) \
         GGML_VK_VISIBLE_DEVICES=0 GGML_VK_DISABLE_F16=1 GGML_VK_DISABLE_COOPMAT=1 GGML_VK_DISABLE_INTEGER_DOT_PRODUCT=1 \
         theirs "$@" -ngl 99
 }
@@ -99,17 +101,17 @@ perplexity() {
     rm -f "$totals.ours" "$totals.vulkan" "$totals.cpu"
 }
 
-# Q8_0 and Q4_K_M; windows side by side, and moving by a part of one on half of the text.
+# Q8_0 and Q4_K_M; windows side by side, and moving by a part of one on a quarter of the text.
 compare_perplexity() {
     mesa=$cache/mesa-26
     fetch_mesa mesa-26 sid || { skip "Mesa 26 cannot be fetched (no apt, network or Debian keys)" && return; }
     cat "$root/README.md" "$root/bench/RESULTS.md" | head -c "$bytes" >"$totals.text"
-    head -c $((bytes / 2)) "$totals.text" >"$totals.half"
+    head -c $((bytes / 4)) "$totals.text" >"$totals.part"
     for type in Q8_0 Q4_K_M; do
         perplexity $type "$totals.text" "$ctx" 0
-        perplexity $type "$totals.half" $((ctx / 4)) $((ctx / 4))
+        perplexity $type "$totals.part" $((ctx / 4)) $((ctx / 4))
     done
-    rm -f "$totals.text" "$totals.half"
+    rm -f "$totals.text" "$totals.part"
 }
 
 # rows_of PROGRAM ARGS...: the rows that it prints; what it says of each prompt is shown where one failed.
