@@ -284,6 +284,12 @@ typedef struct pm_dialog_options {
     uint32_t think_budget;    // ids of thinking, after which it is ended by words that say so; 0: no bound
     const char *const *stops; // strings that end the answer's text before them, as pm_stops_open takes them; read by start only
     int n_stops;
+    // Not 0: the sequence takes the least factor of YaRN (1, 2, 4; pm_model_rope_factor) that reaches the prompt and so many ids
+    // more. One that outgrows its factor, be it in the middle of an answer, is run anew with the next; it keeps a larger one than
+    // it needs as long as it holds anything. PM_ERR_USAGE as of pm_session_set_rope_factor. 0: whatever factor the sequence has.
+    uint32_t rope_room;
+    void (*rescaled)(void *user, double factor, size_t n_again); // before n_again ids are run anew with a larger one; may be NULL
+    void *user;                                                  // handed through
 } pm_dialog_options;
 
 // Must be closed before the session.
