@@ -81,5 +81,6 @@ pm_lab_case pm_try_matvec, pm_try_matmul, pm_try_matmul_cm;        // trial_line
 pm_lab_case pm_try_embed, pm_try_gather;                           // trial_point.c
 pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_merge; // trial_attend.c
 pm_lab_case pm_try_sieve, pm_try_sample;                           // trial_sample.c
+pm_lab_case pm_try_ceiling;                                        // trial_ceiling.c
 
 #endif

@@ -22,6 +22,7 @@
 #include <process.h>
 #include <psapi.h>
 #else
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -684,6 +685,47 @@ double pm_load_average(void) {
     return sscanf(text, "%lf", &load) == 1 ? load : -1;
 #endif
 }
+
+// ---- libraries ---------------------------------------------------------------------------------------------------------
+
+#ifdef _WIN32
+
+void *pm_library_open(const char *name) {
+    wchar_t wide[PATH_SIZE];
+    return widen(name, wide) ? (void *)LoadLibraryExW(wide, NULL, LOAD_LIBRARY_SEARCH_DEFAULT_DIRS) : NULL;
+}
+
+void (*pm_library_find(void *library, const char *function))(void) {
+    return (void (*)(void))GetProcAddress((HMODULE)library, function);
+}
+
+void pm_library_close(void **library) {
+    if (*library)
+        FreeLibrary((HMODULE)*library);
+    *library = NULL;
+}
+
+#else
+
+void *pm_library_open(const char *name) {
+    return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+}
+
+// C has no cast from an object to a function; POSIX says that the bits are the same.
+void (*pm_library_find(void *library, const char *function))(void) {
+    void *address = dlsym(library, function);
+    void (*found)(void);
+    memcpy(&found, &address, sizeof(found));
+    return found;
+}
+
+void pm_library_close(void **library) {
+    if (*library)
+        dlclose(*library);
+    *library = NULL;
+}
+
+#endif
 
 // ---- other programs ----------------------------------------------------------------------------------------------------
 

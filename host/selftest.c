@@ -7,6 +7,7 @@
 // on a second device: not after a fork, since neither a driver nor its threads live through one. A wrong result, a kernel that
 // never ends and a lost device are survived there too; a crash is not, but the mark that is left on disk before each trial keeps it
 // from happening twice.
+#include "host/ops.h"
 #include "host/vk.h"
 
 #include <inttypes.h>
@@ -403,6 +404,14 @@ pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, boo
     return status;
 }
 
+void pm_device_verdicts(const pm_device *dev, int *n_right, int *n) {
+    *n_right = *n = 0;
+    for (int i = 0; dev->verdicts && i < dev->verdicts->n; i++) {
+        *n_right += dev->verdicts->list[i].fate == PM_FATE_RIGHT;
+        *n += dev->verdicts->list[i].fate == PM_FATE_RIGHT || is_bad(&dev->verdicts->list[i]);
+    }
+}
+
 // ---- all of them ------------------------------------------------------------------------------------------------------
 
 // Uses that no variant stands for: of kernels whose numbers are the model's. A name, or what it begins with up to a '_'.
@@ -479,6 +488,15 @@ static pm_status add_products(use_list *l, const pm_device *dev, pm_dtype dtype)
     return PM_OK;
 }
 
+static pm_status add_ceilings(use_list *l, const pm_device *dev) {
+    pm_kernel_use uses[PM_CEILING_COUNT];
+    int kinds[PM_CEILING_COUNT];
+    int n = pm_ceiling_uses(dev, uses, kinds);
+    for (int i = 0; i < n; i++)
+        PM_TRY(add_use(l, &uses[i]));
+    return PM_OK;
+}
+
 // Every use that the table of kernels and that of variants have for this device.
 static pm_status add_all(use_list *l, const pm_device *dev) {
     for (int id = 0; id < PM_KERNEL_COUNT; id++)
@@ -486,7 +504,7 @@ static pm_status add_all(use_list *l, const pm_device *dev) {
             PM_TRY(add_fixed(l, (pm_kernel_id)id));
     for (int d = 0; d < PM_DTYPE_COUNT; d++)
         PM_TRY(add_products(l, dev, (pm_dtype)d));
-    return PM_OK;
+    return add_ceilings(l, dev);
 }
 
 pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n) {
