@@ -140,6 +140,14 @@ static pm_status open_comparison(const bench_options *o, comparison *c) {
     return pm_session_open(c->subject->model, &options, &c->session);
 }
 
+// About so many products a second and core, for weights of 4 bits on this project's machine.
+static void tell_wait(const bench_subject *s) {
+    const double products = 1.4e9;
+    double seconds = N_ALL * (double)s->n_params / products / pm_cpu_count();
+    pm_log(seconds < 10 ? PM_LOG_INFO : PM_LOG_WARN, "the reference on the CPU takes about %.0f s; --no-proof goes without",
+           seconds);
+}
+
 static pm_status run_both(const bench_options *o, comparison *c, bench_proof *proof) {
     bench_truth_args args = {
         .path = o->model, .ids = c->ids, .n = N_ALL, .first = N_PROMPT - 1, .kv_bits = kv_bits(o), .cancelled = app_interrupted};
@@ -149,7 +157,7 @@ static pm_status run_both(const bench_options *o, comparison *c, bench_proof *pr
     PM_TRY(status);
     list_variants(c, proof);
     pm_device_verdicts(c->subject->dev, &proof->n_right, &proof->n_tried);
-    pm_log(PM_LOG_INFO, "computing the reference on the CPU: %d tokens by %" PRIu64 " weights", N_ALL, c->subject->n_params);
+    tell_wait(c->subject);
     PM_TRY(bench_truth(&args, c->want));
     return compare(c, proof);
 }

@@ -220,7 +220,11 @@ for mode in "-n 4 --sustain 600s" "--preset qwen -n 1500 -r 100" "--ceilings --o
     # shellcheck disable=SC2086
     "$bench" -m "$model" -p 4 $mode -o json --no-proof >"$out" 2>"$err" &
     running=$!
-    sleep 1.5
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do # what measures listens to Ctrl-C
+        grep -q 'heaps:' "$err" && break
+        sleep 1
+    done
+    sleep 0.5
     kill -INT $running
     wait $running
     [ $? = 130 ] || [ "$mode" = "--ceilings --ops -p 64" ] || bad "no exit code 130" "$mode"
