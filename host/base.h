@@ -230,6 +230,12 @@ void pm_cpu_governor(char *text, size_t size);
 // Processes that ran or wanted to in the last minute; below 0 where the system does not say.
 double pm_load_average(void);
 
+// A library that may or may not be there, by its system's name for it: "libx.so.1". NULL where it is not. A function of it, NULL
+// where it has none; the caller knows its type.
+void *pm_library_open(const char *name);
+void (*pm_library_find(void *library, const char *function))(void);
+void pm_library_close(void **library);
+
 #ifdef __cplusplus
 }
 #endif

@@ -5,6 +5,7 @@
 
 #include "host/os.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -281,4 +282,24 @@ double pm_load_average(void) {
     double load;
     first_line("/proc/loadavg", text, sizeof(text));
     return sscanf(text, "%lf", &load) == 1 ? load : -1;
+}
+
+// ---- libraries -----------------------------------------------------------------------------------------------------------
+
+void *pm_library_open(const char *name) {
+    return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+}
+
+// C has no cast from an object to a function; POSIX says that the bits are the same.
+void (*pm_library_find(void *library, const char *function))(void) {
+    void *address = dlsym(library, function);
+    void (*found)(void);
+    memcpy(&found, &address, sizeof(found));
+    return found;
+}
+
+void pm_library_close(void **library) {
+    if (*library)
+        dlclose(*library);
+    *library = NULL;
 }

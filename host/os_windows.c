@@ -429,3 +429,20 @@ void pm_cpu_governor(char *text, size_t size) {
 double pm_load_average(void) {
     return -1;
 }
+
+// ---- libraries -----------------------------------------------------------------------------------------------------------
+
+void *pm_library_open(const char *name) {
+    wchar_t wide[PM_OS_PATH_SIZE];
+    return widen_path(name, wide) ? (void *)LoadLibraryExW(wide, NULL, LOAD_LIBRARY_SEARCH_DEFAULT_DIRS) : NULL;
+}
+
+void (*pm_library_find(void *library, const char *function))(void) {
+    return (void (*)(void))GetProcAddress((HMODULE)library, function);
+}
+
+void pm_library_close(void **library) {
+    if (*library)
+        FreeLibrary((HMODULE)*library);
+    *library = NULL;
+}

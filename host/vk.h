@@ -239,6 +239,9 @@ void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, 
                      const pm_kernel_use *use);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
 
+// op_ceiling.c: the uses that the device at hand has, and the pm_ceiling_kind of each; returns how many
+int pm_ceiling_uses(const pm_device *dev, pm_kernel_use *uses, int *kinds);
+
 // op_point.c: the first half of pm_op_sample, for trials; of op: logits, n_valid, sampling, scratch
 struct pm_sample;
 void pm_sample_sieve(pm_cmd *cmd, const struct pm_sample *op);
@@ -281,7 +284,10 @@ typedef struct pm_dispatch {
     uint32_t args_size;
     pm_slice slices[PM_MAX_BINDINGS]; // reads, then writes, as the kernel's row says; the kernel uses none without a buffer
     uint32_t groups[3];
-    uint64_t bytes; // that must at least be moved, for --profile
+    // For --profile: bytes that must at least be moved; of products rows and columns of the weight, and multiplications and
+    // additions of all its rows of x.
+    uint64_t bytes, flops;
+    uint32_t rows, cols;
 } pm_dispatch;
 void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *dispatch);
 // A product of a rehearsal, for the tuner; of each shape a few weights are kept, so that measuring does not find them in a cache.
