@@ -140,7 +140,7 @@ static void put_foot(const merge *m, chart_kind kind, double y, pen *p) {
 
 // Its own paper lies under it: it is readable wherever it is shown, whatever is around it.
 static void put_file(const merge *m, chart_kind kind, double height, pen *p) {
-    bool any;
+    bool any = false;
     pen_putf(p,
              "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" width=\"%d\" height=\"%.0f\" viewBox=\"0 0 %d %.0f\" "
              "role=\"img\">\n",

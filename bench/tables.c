@@ -156,16 +156,11 @@ static bool same_ceiling(const merge_row *a, const merge_row *b) {
     return !strcmp(a->ceiling, b->ceiling) && !strcmp(a->unit, b->unit);
 }
 
-// The n-th ceiling that is none of those before; NULL: there are no more.
-static const merge_row *next_ceiling(const merge *m, const merge_row *before) {
-    for (const merge_row *r = before ? before + 1 : m->rows; r < m->rows + m->n; r++) {
-        bool known = r->kind != MERGE_CEILING;
-        for (const merge_row *k = m->rows; k < r && !known; k++)
-            known = k->kind == MERGE_CEILING && same_ceiling(k, r);
-        if (!known)
-            return r;
-    }
-    return NULL;
+static bool is_first_ceiling(const merge *m, int i) {
+    for (int k = 0; k < i && m->rows[i].kind == MERGE_CEILING; k++)
+        if (m->rows[k].kind == MERGE_CEILING && same_ceiling(&m->rows[k], &m->rows[i]))
+            return false;
+    return m->rows[i].kind == MERGE_CEILING;
 }
 
 static const merge_row *find_ceiling(const merge *m, int device, const merge_row *like) {
@@ -195,9 +190,15 @@ static void put_ceiling(const merge *m, pen *p, const merge_row *like) {
     pen_put(p, "</tr>\n");
 }
 
+static bool has_ceilings(const merge *m) {
+    for (int i = 0; i < m->n; i++)
+        if (m->rows[i].kind == MERGE_CEILING)
+            return true;
+    return false;
+}
+
 static void put_ceilings(const merge *m, pen *p) {
-    const merge_row *first = next_ceiling(m, NULL);
-    if (!first)
+    if (!has_ceilings(m))
         return;
     pen_put(p, "<h2>Ceilings</h2>\n<p>What memory, arithmetic and the queue were measured to reach, without a model.</p>\n"
                "<div class=\"wide\"><table id=\"ceilings\"><thead><tr>");
@@ -211,8 +212,9 @@ static void put_ceilings(const merge *m, pen *p) {
         put_head(p, name, true);
     }
     pen_put(p, "</tr></thead><tbody>\n");
-    for (const merge_row *r = first; r; r = next_ceiling(m, r))
-        put_ceiling(m, p, r);
+    for (int i = 0; i < m->n; i++)
+        if (is_first_ceiling(m, i))
+            put_ceiling(m, p, &m->rows[i]);
     pen_put(p, "</tbody></table></div>\n");
 }
 
