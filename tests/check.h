@@ -551,4 +551,27 @@ static inline void check_same(const char *name, pm_tensor got, const double *wan
     check_verdict(&c, got.cols);
 }
 
+// What a verb that adds to x leaves of it for the next one: normed = y * gain; the parts of a row of squares sum up to that of y^2,
+// which is off by 2 |y| times what y is off by. y is made of sums of `length` terms of `size` in all.
+static inline void check_hidden(const pm_hidden *h, const float *gain, const double *y, const double *size, uint32_t length) {
+    uint32_t n = h->normed.rows, cols = h->normed.cols;
+    double *normed = check_doubles((size_t)n * cols), *normed_size = check_doubles((size_t)n * cols);
+    check_compare squares = {.name = "squares"};
+    for (uint32_t r = 0; r < n; r++) {
+        double sum = 0, sum_size = 0, got = 0;
+        for (uint32_t i = 0; i < cols; i++) {
+            size_t at = (size_t)r * cols + i;
+            normed[at] = y[at] * gain[i];
+            normed_size[at] = size[at] * fabs(gain[i]);
+            sum += y[at] * y[at];
+            sum_size += y[at] * y[at] + 2 * fabs(y[at]) * size[at];
+        }
+        for (uint32_t i = 0; i < h->n_parts; i++)
+            got += check_got_float(h->squares.data, (uint64_t)r * h->squares.stride + i);
+        check_one(&squares, r, got, sum, check_tolerance(length > cols ? length : cols, sum_size));
+    }
+    check_near("normed", h->normed, normed, normed_size, length);
+    check_verdict(&squares, 1);
+}
+
 #endif
