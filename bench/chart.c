@@ -128,14 +128,21 @@ static double put_all(const merge *m, chart_kind kind, pen *p, bool *any) {
     return y + 4;
 }
 
-enum { FOOT = 2 * CHART_LINE + 8 };
-
-static void put_foot(const merge *m, chart_kind kind, double y, pen *p) {
-    char place[64];
+// How to read it, and who was measured in full: a picture is seen without its page. Returns where it ends.
+static double put_foot(const merge *m, chart_kind kind, double y, pen *p) {
+    char place[64], name[MERGE_NAME_SIZE];
     snprintf(place, sizeof(place), "class=\"dim\" dx=\"%d\"", PAD);
     pen_text(p, 0, y + CHART_LINE, place, charts[kind].note);
-    if (m->n_groups > 1)
-        pen_text(p, 0, y + 2 * CHART_LINE, place, "Models, quants and cache types are not compared with one another.");
+    y += CHART_LINE;
+    if (m->n_groups > 1) {
+        pen_text(p, 0, y + CHART_LINE, place, "Models, quants and cache types are not compared with one another.");
+        y += CHART_LINE;
+    }
+    for (int device = 0; device < m->n_devices; device++, y += CHART_LINE) {
+        merge_device_name(&m->rows[m->devices[device]], name);
+        pen_text(p, 0, y + CHART_LINE, place, name);
+    }
+    return y + PAD;
 }
 
 // Its own paper lies under it: it is readable wherever it is shown, whatever is around it.
@@ -155,13 +162,14 @@ static void put_file(const merge *m, chart_kind kind, double height, pen *p) {
 
 pm_status chart_svg(const merge *m, chart_kind kind, const char *path) {
     bool any = false;
-    double height = put_all(m, kind, &(pen){.out = NULL}, &any);
+    pen none = {.out = NULL};
+    double height = put_foot(m, kind, put_all(m, kind, &none, &any), &none);
     if (!any)
         return pm_fail(PM_ERR_FILE, "--svg %s: the reports hold nothing for this chart", chart_words[kind]);
     pm_output out;
     PM_TRY(pm_output_open(path, &out));
     pen p = {.out = &out};
-    put_file(m, kind, height + FOOT, &p);
+    put_file(m, kind, height, &p);
     if (p.status == PM_OK)
         p.status = pm_output_finish(&out);
     pm_output_close(&out);

@@ -22,7 +22,7 @@ typedef struct merge_row {
     uint32_t n_prompt, n_gen, n_depth, n_seqs, n_rows;
     double avg, stddev, min, max; // tokens a second; of a ceiling: in its unit
     double n_samples, ttft_ms, load_ms, memory, qwen;
-    double greedy, kl, busy;
+    double greedy, kl, error, busy, ratio; // error: of logits; ratio: to the peer
     bool throttled;
     double watts, per_joule, clock_min, clock_max, temperature;
     double cold, sustained, sustain_s, throttle_s;

@@ -43,7 +43,7 @@ static const field texts[] = {
 
 static const field figures[] = {
     {"stddev_ts", AT(stddev)}, {"n_samples", AT(n_samples)}, {"ttft_ms", AT(ttft_ms)}, {"load_ms", AT(load_ms)},
-    {"mem_bytes", AT(memory)}, {"qwen_ts", AT(qwen)}, {"greedy_match", AT(greedy)}, {"kl_vs_ref", AT(kl)},
+    {"mem_bytes", AT(memory)}, {"qwen_ts", AT(qwen)}, {"greedy_match", AT(greedy)}, {"kl_vs_ref", AT(kl)}, {"logits_error", AT(error)}, {"ratio_to_peer", AT(ratio)},
     {"gpu_busy_before", AT(busy)}, {"watts", AT(watts)},
     {"clock_mhz_min", AT(clock_min)}, {"clock_mhz_max", AT(clock_max)}, {"temp_c_max", AT(temperature)},
     {"cold_ts", AT(cold)}, {"sustained_ts", AT(sustained)}, {"sustain_s", AT(sustain_s)}, {"throttle_s", AT(throttle_s)},

@@ -17,11 +17,11 @@ typedef struct column {
 // clang-format off
 static const column of_tokens[] = {
     {"t/s", AT(avg), 1, 2}, {"±", AT(stddev), 1, 2}, {"min", AT(min), 1, 2}, {"max", AT(max), 1, 2},
-    {"prompt + answer t/s", AT(qwen), 1, 2}, {"first ms", AT(ttft_ms), 1, 1}, {"load s", AT(load_ms), 1e3, 2},
+    {"to peer", AT(ratio), 1, 2}, {"prompt + answer t/s", AT(qwen), 1, 2}, {"first ms", AT(ttft_ms), 1, 1}, {"load s", AT(load_ms), 1e3, 2},
     {"MiB", AT(memory), 1 << 20, 0}, {"tokens/J", AT(per_joule), 1, -3}, {"W", AT(watts), 1, 1},
     {"cold t/s", AT(cold), 1, 2}, {"steady t/s", AT(sustained), 1, 2}, {"fell at s", AT(throttle_s), 1, 0},
     {"MHz from", AT(clock_min), 1, 0}, {"MHz to", AT(clock_max), 1, 0}, {"°C", AT(temperature), 1, 0},
-    {"same ids", AT(greedy), 1, -4}, {"KL, nats", AT(kl), 1, -2},
+    {"same ids", AT(greedy), 1, -4}, {"KL, nats", AT(kl), 1, -2}, {"logits off", AT(error), 1, -2},
 };
 
 static const column of_kernels[] = {
