@@ -262,9 +262,9 @@ double roofline_draw(const chart *c, pen *p) {
     pen_text(p, 0, TOP - 8, "class=\"dim\"", "FLOP/s");
     pen_text(p, RIGHT, HEIGHT - 6, "class=\"dim end\"", "operations a byte");
     draw_ceilings(&f, p);
+    draw_labels(c, &f, p); // no label lies on a point
     for (int i = 0; i < c->m->n; i++)
         if (is_kernel(c, &c->m->rows[i]) && c->m->rows[i].device == c->device && is_point(&c->m->rows[i]))
             draw_kernel(&f, p, &c->m->rows[i]);
-    draw_labels(c, &f, p);
     return draw_notes(c, &f, p);
 }

@@ -64,13 +64,13 @@ static void read_figures(const cJSON *json, merge_row *r) {
     bool ceiling = r->kind == MERGE_CEILING;
     for (size_t i = 0; i < sizeof(figures) / sizeof(*figures); i++)
         *(double *)((char *)r + figures[i].at) = number_of(json, figures[i].name, -1);
-    r->avg = number_of(json, ceiling ? "value" : "avg_ts", 0);
+    r->avg = number_of(json, ceiling ? "value" : "avg_ts", -1);
     r->stddev = number_of(json, ceiling ? "stddev" : "stddev_ts", 0);
     r->min = number_of(json, ceiling ? "min" : "min_ts", r->avg);
     r->max = number_of(json, ceiling ? "max" : "max_ts", r->avg);
     double joules = number_of(json, "joules_per_token", 0);
     r->per_joule = joules > 0 ? 1 / joules : -1;
-    r->us = number_of(json, "avg_ns", 0) / 1e3;
+    r->us = number_of(json, "avg_ns", -1) / 1e3;
     r->throttled = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "throttled"));
     if (r->tflops < 0 && r->flops >= 0 && r->us > 0)
         r->tflops = r->flops / r->us / 1e6;
@@ -108,9 +108,9 @@ merge_row merge_read_row(const cJSON *json) {
 
 static bool has_figures(const merge_row *r) {
     if (r->kind == MERGE_CEILING)
-        return r->ceiling && r->unit && r->avg > 0 && r->max >= r->min;
+        return r->ceiling && r->unit && r->avg >= 0 && r->max >= r->min; // a barrier may cost nothing
     if (r->kind == MERGE_OP)
-        return r->kernel && r->us > 0;
+        return r->kernel && r->us >= 0; // less than the clock ticks
     return r->n_prompt + r->n_gen > 0 && r->avg > 0 && r->n_seqs > 0 && r->max >= r->min;
 }
 

@@ -182,7 +182,7 @@ static void put_ceiling(const merge *m, pen *p, const merge_row *like) {
     for (int device = 0; device < m->n_devices; device++) {
         const merge_row *r = find_ceiling(m, device, like);
         if (r)
-            pen_putf(p, "<td class=\"n\" data-v=\"%.17g\" title=\"%.4g to %.4g\">%.4g <small>± %.2g</small></td>", r->avg, r->min,
+            pen_putf(p, "<td class=\"n\" data-v=\"%.17g\" title=\"%.4g to %.4g\">%.4g <small>± %.3g</small></td>", r->avg, r->min,
                      r->max, r->avg, r->stddev);
         else if (find_ceiling(m, device, NULL))
             pen_put(p, "<td class=\"n\" data-v=\"-1\">–</td>");

@@ -81,12 +81,12 @@ static void print_figure(double value, double percent) {
 static void print_head(const merge_row *r) {
     char name[MERGE_NAME_SIZE];
     merge_group_name(r, name);
-    printf("  %s\n    %-18s %-10s %-18s %5s %11s %10s %6s %10s %6s\n", name, "kernel", "where", "shape", "rows", "us", "GB/s",
+    printf("  %s\n    %-18s %-13s %-18s %5s %11s %10s %6s %10s %6s\n", name, "kernel", "where", "shape", "rows", "us", "GB/s",
            "of it", "TFLOP/s", "of it");
 }
 
 static void print_kernel(const merge_row *r) {
-    printf("    %-18s %-10s %-18s %5" PRIu32 " %11.1f", r->kernel, r->place ? r->place : "", r->shape ? r->shape : "", r->n_rows,
+    printf("    %-18s %-13s %-18s %5" PRIu32 " %11.1f", r->kernel, r->place ? r->place : "", r->shape ? r->shape : "", r->n_rows,
            r->us);
     print_figure(r->gb_s, r->bw_percent);
     print_figure(r->tflops, r->flops_percent);

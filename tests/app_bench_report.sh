@@ -126,6 +126,8 @@ for more in '"flops": 9e17, "bytes": 1e-17' '"flops": 1e-17, "bytes": 9e17' '"fl
 done
 row pumice "GPU H" m f16 0 0 0 0 ', "row": "ceiling", "ceiling": "read_bandwidth", "value": 1e17, "unit": "<GB/s>"' >>"$tmp/large.json"
 row pumice "GPU H" m f16 0 0 0 0 ', "row": "ceiling", "ceiling": "fma_f32", "value": 1e-17, "unit": "TFLOP/s"' >>"$tmp/large.json"
+row pumice "GPU H" m f16 0 0 0 0 ', "row": "ceiling", "ceiling": "barrier", "value": 0, "unit": "us"' >>"$tmp/large.json"
+row pumice "GPU H" m f16 0 0 0 0 ', "row": "op", "kernel": "copy", "avg_ns": 0, "flops": 1, "bytes": 1' >>"$tmp/large.json"
 row pumice "<script>alert(1)</script>&'x" "m</script><b>" f16 8 0 0 77.5 >"$tmp/evil.json"
 # Control characters and noncharacters, which no XML may have, and bytes that are no UTF-8.
 printf '{"engine": "e", "gpu_info": "x\\u0001\\uffff\\u202e\\u009b\377\300\200]]>", "model_type": "m", "n_gen": 8, "n_depth": 8, "avg_ts": 5}' >"$tmp/bytes.json"
