@@ -105,7 +105,7 @@ static double draw_row(const chart *c, pen *p, const merge_row *r, double y, dou
         return y;
     merge_short_name(c->m, r->device, name);
     pen_putf(p, "<text x=\"0\" y=\"%.1f\" class=\"%s\">", y + 12, merge_failed(r) ? "bad" : "dim");
-    pen_put(p, merge_failed(r) ? "proof failed: " : "");
+    pen_putf(p, "%d %s", r->device + 1, merge_failed(r) ? "proof failed: " : "");
     pen_escape(p, name);
     pen_put(p, "</text>\n");
     y += CHART_LINE;

@@ -128,9 +128,9 @@ static double put_all(const merge *m, chart_kind kind, pen *p, bool *any) {
     return y + 4;
 }
 
-// How to read it, and who was measured in full: a picture is seen without its page. Returns where it ends.
+// How to read it, and by what it was measured: a picture is seen without its page. Returns where it ends.
 static double put_foot(const merge *m, chart_kind kind, double y, pen *p) {
-    char place[64], name[MERGE_NAME_SIZE];
+    char place[64], name[MERGE_NAME_SIZE + 16];
     snprintf(place, sizeof(place), "class=\"dim\" dx=\"%d\"", PAD);
     pen_text(p, 0, y + CHART_LINE, place, charts[kind].note);
     y += CHART_LINE;
@@ -139,7 +139,8 @@ static double put_foot(const merge *m, chart_kind kind, double y, pen *p) {
         y += CHART_LINE;
     }
     for (int device = 0; device < m->n_devices; device++, y += CHART_LINE) {
-        merge_device_name(&m->rows[m->devices[device]], name);
+        const merge_row *r = &m->rows[m->devices[device]];
+        snprintf(name, sizeof(name), "%d: %s %s, %s %s", device + 1, r->driver, r->driver_info, r->engine, r->build);
         pen_text(p, 0, y + CHART_LINE, place, name);
     }
     return y + PAD;

@@ -19,7 +19,7 @@ static const char head[] =
     "h1{font-size:1.5rem;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .2rem;padding-top:.8rem;"
     "border-top:1px solid var(--line)}h3{font-size:1rem;margin:1.4rem 0 .5rem}\n"
     "p,li small,summary{color:var(--dim);margin:.3rem 0}section p{font-size:.85rem}ol{padding:0;list-style:none;margin:.8rem 0}"
-    "li small{display:block;margin:0;overflow-wrap:anywhere}li strong{font-weight:600}\n"
+    "li{overflow-wrap:anywhere;min-width:0}li small{display:block;margin:0}summary{font-size:smaller}li strong{font-weight:600}\n"
     "i.c{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.5em;background:currentColor}\n"
     ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.2rem}svg{display:block}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.8rem;width:100%;font-variant-numeric:tabular-nums}\n"
@@ -71,7 +71,7 @@ static void put_variants(const merge *m, int device, pen *p) {
             list = cJSON_GetObjectItemCaseSensitive(m->rows[i].json, "variants");
     if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) == 0)
         return;
-    pen_put(p, "<details><summary><small>kernels that were chosen</small></summary><small>");
+    pen_put(p, "<details><summary>kernels that were chosen</summary><small>");
     cJSON_ArrayForEach(item, list) {
         pen_escape(p, cJSON_IsString(item) ? item->valuestring : "");
         pen_put(p, item->next ? ", " : "");
