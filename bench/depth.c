@@ -9,6 +9,8 @@ enum { HEIGHT = 240, TOP = 18, BOTTOM = 28, LEFT = 9, RIGHT = 90 }; // pixels; p
 
 typedef struct frame {
     double deepest, most;
+    const merge_row *ends[MERGE_MAX_DEVICES]; // the deepest point of each line drawn so far
+    int n_ends;
 } frame;
 
 static double x_of(const frame *f, double depth) {
@@ -75,42 +77,30 @@ static void draw_point(const frame *f, pen *p, const merge_row *r) {
     pen_putf(p, "data-value=\"%.17g\"><title>%.2f tokens/s%s</title></circle>\n", r->avg, r->avg, *bad ? ", proof failed" : "");
 }
 
-static const merge_row *deepest(const chart *c, const merge_row *first) {
-    const merge_row *last = first;
-    for (const merge_row *r = first; r; r = deeper(c, r, r->n_depth))
-        last = r;
-    return last;
-}
-
-static bool is_first(const chart *c, const merge_row *r) {
-    return is_point(c, r) && deeper(c, r, -1) == r;
-}
-
 // A line's number stands at its end: lines can be told apart without their colours. Beside it, where another's stands there
 // already.
-static void name_line(const chart *c, const frame *f, pen *p, const merge_row *first) {
-    const merge_row *last = deepest(c, first);
+static void name_line(frame *f, pen *p, const merge_row *last) {
     char text[16], more[64];
     int beside = 0;
-    for (const merge_row *r = c->m->rows; r < first; r++) {
-        const merge_row *end = is_first(c, r) ? deepest(c, r) : NULL;
-        beside += end && end->n_depth == last->n_depth && fabs(y_of(f, end->avg) - y_of(f, last->avg)) < 11;
-    }
+    for (int i = 0; i < f->n_ends; i++)
+        beside += f->ends[i]->n_depth == last->n_depth && fabs(y_of(f, f->ends[i]->avg) - y_of(f, last->avg)) < 11;
+    if (f->n_ends < MERGE_MAX_DEVICES)
+        f->ends[f->n_ends++] = last;
     snprintf(text, sizeof(text), "%d", last->device + 1);
     snprintf(more, sizeof(more), "dx=\"%d\" class=\"strong\"", 10 + 11 * beside);
     pen_text(p, x_of(f, last->n_depth), y_of(f, last->avg) + 4, more, text);
 }
 
-static void draw_line(const chart *c, const frame *f, pen *p, const merge_row *first) {
+static void draw_line(const chart *c, frame *f, pen *p, const merge_row *first) {
     char text[32];
+    const merge_row *last = first;
     snprintf(text, sizeof(text), "class=\"stroke c%d\"", first->device % CHART_COLORS);
-    for (const merge_row *r = first, *next = NULL; r; r = next) {
-        next = deeper(c, r, r->n_depth);
-        if (next)
-            pen_line(p, x_of(f, r->n_depth), y_of(f, r->avg), x_of(f, next->n_depth), y_of(f, next->avg), text);
-        draw_point(f, p, r);
+    for (const merge_row *next = first; next; last = next, next = deeper(c, next, next->n_depth)) {
+        if (next != first)
+            pen_line(p, x_of(f, last->n_depth), y_of(f, last->avg), x_of(f, next->n_depth), y_of(f, next->avg), text);
+        draw_point(f, p, next);
     }
-    name_line(c, f, p, first);
+    name_line(f, p, last);
 }
 
 static double draw_key(const chart *c, pen *p) {
@@ -131,7 +121,7 @@ double depth_draw(const chart *c, pen *p) {
         return 0;
     draw_axes(&f, p);
     for (int i = 0; i < c->m->n; i++)
-        if (is_first(c, &c->m->rows[i]))
+        if (is_point(c, &c->m->rows[i]) && deeper(c, &c->m->rows[i], -1) == &c->m->rows[i])
             draw_line(c, &f, p, &c->m->rows[i]);
     return draw_key(c, p);
 }

@@ -32,7 +32,7 @@ typedef struct merge_row {
 } merge_row;
 
 // Everything is compared with everything: bounds that no honest files come near, and that hostile ones cannot make slow.
-enum { MERGE_MAX_ROWS = 20000, MERGE_MAX_DEVICES = 64, MERGE_MAX_GROUPS = 64 };
+enum { MERGE_MAX_ROWS = 10000, MERGE_MAX_DEVICES = 64, MERGE_MAX_GROUPS = 64 };
 
 typedef struct merge {
     cJSON **documents;
