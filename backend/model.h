@@ -93,6 +93,7 @@ typedef enum pm_piece {
     PM_PIECE_ROWS,
     PM_PIECE_INDEX,
     PM_PIECE_SAMPLING,
+    PM_PIECE_SIEVED,
     PM_PIECE_NEXT,
     PM_PIECE_SEEN,
     PM_PIECE_BIAS,

@@ -51,6 +51,7 @@ static void record_draw(pm_session *s, const pm_pass_shape *p, pm_cmd *cmd, pm_t
                           .sampling = d->sampling,
                           .index = index,
                           .rows = d->rows,
+                          .scratch = s->sieved,
                           .next = d->next,
                           .results = s->results[p->slot],
                       });

@@ -25,6 +25,7 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_ROWS] = &s->device.rows,
         [PM_PIECE_INDEX] = &s->device.index,
         [PM_PIECE_SAMPLING] = &s->device.sampling,
+        [PM_PIECE_SIEVED] = &s->sieved,
         [PM_PIECE_NEXT] = &s->device.next,
         [PM_PIECE_SEEN] = &s->seen,
         [PM_PIECE_BIAS] = &s->bias,

@@ -56,7 +56,7 @@ struct pm_session {
     pm_slabs *slabs;
     pm_activations act;
     pm_angles angles;
-    pm_slice pages, identity;
+    pm_slice pages, identity, sieved;
     pm_step device, staging[PM_N_SLOTS];
     pm_buffer *upload, *readback;
     pm_slice pages_staging;

@@ -80,6 +80,6 @@ typedef void pm_lab_case(pm_lab *lab, const pm_kernel_use *use, const char *type
 pm_lab_case pm_try_matvec, pm_try_matmul, pm_try_matmul_cm;        // trial_linear.c
 pm_lab_case pm_try_embed, pm_try_gather;                           // trial_point.c
 pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_merge; // trial_attend.c
-pm_lab_case pm_try_sample;                                         // trial_sample.c
+pm_lab_case pm_try_sieve, pm_try_sample;                           // trial_sample.c
 
 #endif

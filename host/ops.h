@@ -127,14 +127,16 @@ void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op);
 // The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that the steps leave: the softmax
 // distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2). Each step narrows
 // what those before it left; probabilities are of what is left, at the temperature once that step is past, else at 1. Top-k and
-// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept.
+// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept. scratch: bytes as
+// pm_sample_scratch_bytes says, of no meaning before and after.
 typedef struct pm_sample {
     pm_tensor logits;
     uint32_t n_valid;
-    pm_slice sampling, index, rows, next, results;
+    pm_slice sampling, index, rows, scratch, next, results;
     uint32_t result0;
 } pm_sample;
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op);
+uint64_t pm_sample_scratch_bytes(uint32_t m, uint32_t n_valid);
 
 // likely (m, 1 + n) of struct pm_likely = the id that next[j] names and the n <= PM_MAX_LIKELY likeliest in falling order, the
 // lower id first of equals, with ln of their softmax over the ids below n_valid of logits (m, vocab). Where n_valid < n, the rest

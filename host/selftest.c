@@ -423,6 +423,7 @@ static const struct fixed_use {
     {"attend_f16", 4, {64, 128, 4, 2}},
     {"attend_f32", 4, {64, 128, 4, 2}},
     {"attend_q8_0", 4, {64, 128, 4, 2}},
+    {"sieve", 1, {128}},
     {"sample", 1, {128}},
 };
 

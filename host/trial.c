@@ -27,6 +27,7 @@ static const struct trial_case {
     {"rope_store_", pm_lab_read_cache_dtype, pm_try_rope_store},
     {"attend_merge", NULL, pm_try_attend_merge},
     {"attend_", pm_lab_read_cache_dtype, pm_try_attend},
+    {"sieve", NULL, pm_try_sieve},
     {"sample", NULL, pm_try_sample},
 };
 

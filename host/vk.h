@@ -197,6 +197,10 @@ void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, 
                      uint32_t rows);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
 
+// op_point.c: the first half of pm_op_sample, for trials; of op: logits, n_valid, sampling, scratch
+struct pm_sample;
+void pm_sample_sieve(pm_cmd *cmd, const struct pm_sample *op);
+
 // tune.c
 void pm_tune_open(pm_device *dev); // loads the plan
 void pm_tune_close(pm_device *dev);

@@ -67,6 +67,7 @@ static const variant variants[] = {
     {"attend_q", "128 x 4, 2 rows", 4, {64, 128, 4, 2}},
     {"attend_merge", "", 2, {64, 128}},
     {"adjust", "", 1, {128}},
+    {"sieve", "", 1, {128}},
     {"sample", "", 1, {512}},
     {"logprobs", "", 1, {512}},
 };
