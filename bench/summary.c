@@ -16,8 +16,7 @@ typedef struct values {
 static const app_option options[] = {
     {.name = "REPORT.json", .help = "written with -o json or -o jsonl", .kind = APP_TEXTS, .required = true, AT(files)},
     {.name = "--output", .letter = "-o", .value = "PAGE.html", .help = "write all of them to one page", .kind = APP_TEXT, AT(output)},
-    {.name = "--svg", .value = "CHART", .help = "write to -o one chart alone: prefill, decode, both,\ndepth, energy, sustained, roofline",
-     .kind = APP_WORD, .words = chart_words, AT(svg)},
+    {.name = "--svg", .value = "CHART", .help = "write one chart alone", .kind = APP_WORD, .words = chart_words, AT(svg)},
     {.name = "--text", .help = "tell them here", .kind = APP_FLAG, AT(text)},
 };
 // clang-format on
@@ -55,6 +54,7 @@ const app_command bench_merge = {
     .alone = true,
     .options = options,
     .n_options = sizeof(options) / sizeof(*options),
+    .notes = "Charts: prefill, decode, both (prompt and answer), depth, energy, sustained, roofline.",
     .run = run,
 };
 
