@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { HEIGHT = 320, TOP = 44, BOTTOM = 34, LEFT = 11, RIGHT = 98, MAX_LABELS = 6 }; // pixels; percent
 
@@ -204,20 +205,25 @@ static const merge_row *next_largest(const chart *c, const merge_row *before) {
 }
 
 typedef struct label {
+    const merge_row *row;
     double x, y;
 } label;
 
-static bool is_free(const label *labels, int n, double x, double y) {
+static bool says_the_same(const merge_row *a, const merge_row *b) {
+    return a->n_rows == b->n_rows && !strcmp(a->kernel, b->kernel);
+}
+
+static bool is_free(const label *labels, int n, const label *wanted) {
     for (int i = 0; i < n; i++)
-        if (fabs(labels[i].x - x) < 35 && fabs(labels[i].y - y) < 14)
+        if (says_the_same(labels[i].row, wanted->row) || (fabs(labels[i].x - wanted->x) < 35 && fabs(labels[i].y - wanted->y) < 14))
             return false;
     return true;
 }
 
-static void draw_label(pen *p, const merge_row *r, double x, double y) {
+static void draw_label(pen *p, const label *l) {
     char text[256];
-    snprintf(text, sizeof(text), "%s, %" PRIu32 " row%s", r->kernel, r->n_rows, r->n_rows == 1 ? "" : "s");
-    pen_text(p, x, y + 4, x > 55 ? "dx=\"-12\" class=\"end halo\"" : "dx=\"12\" class=\"halo\"", text);
+    snprintf(text, sizeof(text), "%s, %" PRIu32 " row%s", l->row->kernel, l->row->n_rows, l->row->n_rows == 1 ? "" : "s");
+    pen_text(p, l->x, l->y + 4, l->x > 55 ? "dx=\"-12\" class=\"end halo\"" : "dx=\"12\" class=\"halo\"", text);
 }
 
 // Names those that take the most, where there is room.
@@ -226,11 +232,11 @@ static void draw_labels(const chart *c, const frame *f, pen *p) {
     int n = 0;
     const merge_row *r = next_largest(c, NULL);
     for (int tried = 0; r && n < MAX_LABELS && tried < 4 * MAX_LABELS; tried++, r = next_largest(c, r)) {
-        double x = x_of(f, operations_of(r)), y = y_of(f, log10(r->tflops));
-        if (!is_free(labels, n, x, y))
+        label wanted = {r, x_of(f, operations_of(r)), y_of(f, log10(r->tflops))};
+        if (!is_free(labels, n, &wanted))
             continue;
-        labels[n++] = (label){x, y};
-        draw_label(p, r, x, y);
+        labels[n++] = wanted;
+        draw_label(p, &wanted);
     }
 }
 
