@@ -20,15 +20,26 @@ static void draw_all(const merge *m) {
         abort();
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+// Reads the text; the n-th allocation and all after it fail where n is above 0.
+static void read_and_draw(const char *text, size_t size, long n) {
     merge m = {.n = 0};
     bool added;
-    pm_log_to(fuzz_silence, NULL);
-    if (merge_add_text(&m, "fuzz", (const char *)data, size, &added) == PM_OK) {
-        if (added != (m.n > 0) || (!added && m.n_devices + m.n_groups > 0))
-            abort();
+    pm_alloc_fail_after(n);
+    pm_status status = merge_add_text(&m, "fuzz", text, size, &added);
+    pm_alloc_fail_after(0);
+    if (status != PM_OK && (status != PM_ERR_MEMORY || n == 0))
+        abort();
+    if (status == PM_OK && (added != (m.n > 0) || (!added && m.n_devices + m.n_groups > 0)))
+        abort();
+    if (status == PM_OK)
         draw_all(&m);
-    }
     merge_close(&m);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    pm_log_to(fuzz_silence, NULL);
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = pm_malloc, .free_fn = pm_free});
+    read_and_draw((const char *)data, size, 0);
+    read_and_draw((const char *)data, size, 1 + (long)(size % 97));
     return 0;
 }
