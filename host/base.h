@@ -134,6 +134,7 @@ uint16_t pm_f32_to_bf16(float f);
 // ---- operating system (os.c) ------------------------------------------------------------------------------------------
 
 // A read-only mapping of a whole file. Zero-initialise; close takes half-built ones. An empty file maps to size 0, data NULL.
+// path "fd:5" is the file behind an open descriptor, which stays the caller's and may be closed at once; not on Windows.
 typedef struct pm_map {
     const uint8_t *data;
     uint64_t size;

@@ -7,6 +7,7 @@
 #include "host/base.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -252,9 +253,25 @@ static pm_status map_descriptor(const char *path, int fd, pm_map *map) {
     return PM_OK;
 }
 
+// "fd:5" is a descriptor that somebody opened for us, as Android hands out files that a path does not lead to. Ours is a copy.
+static int copy_descriptor(const char *path) {
+    char *end = NULL;
+    unsigned long fd = path[3] >= '0' && path[3] <= '9' ? strtoul(path + 3, &end, 10) : ULONG_MAX;
+    if (fd <= INT_MAX && *end == 0)
+        return fcntl((int)fd, F_DUPFD_CLOEXEC, 0);
+    errno = EBADF;
+    return -1;
+}
+
+static int open_path(const char *path) {
+    if (!strncmp(path, "fd:", 3))
+        return copy_descriptor(path);
+    return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not blocking: a FIFO must not hang us
+}
+
 pm_status pm_map_open(const char *path, pm_map *map) {
     *map = (pm_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not blocking: a FIFO must not hang us
+    int fd = open_path(path);
     if (fd < 0)
         return pm_fail(PM_ERR_IO, "%s: %s", path, strerror(errno));
     pm_status status = map_descriptor(path, fd, map);
