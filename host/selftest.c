@@ -3,10 +3,10 @@
 // quarantined, and variant.c passes it over. Verdicts are kept on disk.
 //
 // The child is a program that hands its arguments on to pm_device_try_kernels: `pumice` and `pumice-bench` start themselves. A
-// program that only links the library may name one of them (pm_device_try_with). Otherwise kernels are tried in the process itself,
-// on a second device: not after a fork, since neither a driver nor its threads live through one. A wrong result, a kernel that
-// never ends and a lost device are survived there too; a crash is not, but the mark that is left on disk before each trial keeps it
-// from happening twice.
+// program that only links the library may name one of them (pm_device_try_with). Otherwise, and where os.c starts no children
+// (pm_program_run is unsupported), kernels are tried in the process itself, on a second device: not after a fork, since neither a
+// driver nor its threads live through one. A wrong result, a kernel that never ends and a lost device are survived there too; a
+// crash is not, but the mark that is left on disk before each trial keeps it from happening twice.
 #include "host/ops.h"
 #include "host/vk.h"
 
