@@ -419,6 +419,14 @@ pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, boo
     return status;
 }
 
+void pm_device_verdicts(const pm_device *dev, int *n_right, int *n) {
+    *n_right = *n = 0;
+    for (int i = 0; dev->verdicts && i < dev->verdicts->n; i++) {
+        *n_right += dev->verdicts->list[i].fate == PM_FATE_RIGHT;
+        *n += dev->verdicts->list[i].fate == PM_FATE_RIGHT || is_bad(&dev->verdicts->list[i]);
+    }
+}
+
 // ---- all of them ------------------------------------------------------------------------------------------------------
 
 // Uses that no variant stands for: of kernels whose numbers are the model's. A name, or what it begins with up to a '_'.
@@ -538,6 +546,15 @@ static pm_status add_experts(use_list *l, const pm_device *dev, pm_dtype dtype) 
     return PM_OK;
 }
 
+static pm_status add_ceilings(use_list *l, const pm_device *dev) {
+    pm_kernel_use uses[PM_CEILING_COUNT];
+    int kinds[PM_CEILING_COUNT];
+    int n = pm_ceiling_uses(dev, uses, kinds);
+    for (int i = 0; i < n; i++)
+        PM_TRY(add_use(l, &uses[i]));
+    return PM_OK;
+}
+
 // Every use that the table of kernels and that of variants have for this device.
 static pm_status add_all(use_list *l, const pm_device *dev) {
     for (int id = 0; id < PM_KERNEL_COUNT; id++)
@@ -547,7 +564,7 @@ static pm_status add_all(use_list *l, const pm_device *dev) {
         PM_TRY(add_products(l, dev, (pm_dtype)d));
         PM_TRY(add_experts(l, dev, (pm_dtype)d));
     }
-    return PM_OK;
+    return add_ceilings(l, dev);
 }
 
 pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n) {

@@ -43,7 +43,7 @@ void pm_vk_name(const pm_device *dev, VkObjectType type, uint64_t handle, const 
 
 // probe.c: what a physical device has, and the VkDevice made with what we use of it.
 pm_status pm_probe(VkPhysicalDevice physical, pm_device_info *info, uint32_t *queue_family); // UNSUPPORTED: not for us, and why
-pm_status pm_probe_create_device(VkPhysicalDevice physical, uint32_t queue_family, VkDevice *vk);
+pm_status pm_probe_create_device(VkPhysicalDevice physical, const pm_device_info *info, uint32_t queue_family, VkDevice *vk);
 // The heaps as they are now. What this process holds is already off the budget where the driver tells it (budget_known).
 void pm_probe_heaps(VkPhysicalDevice physical, bool budget_known, pm_heap_info heaps[16], int *n);
 
@@ -239,6 +239,9 @@ void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, 
                      const pm_kernel_use *use);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
 
+// op_ceiling.c: the uses that the device at hand has, and the pm_ceiling_kind of each; returns how many
+int pm_ceiling_uses(const pm_device *dev, pm_kernel_use *uses, int *kinds);
+
 // op_point.c: the first half of pm_op_sample, for trials; of op: logits, n_valid, sampling, scratch
 struct pm_sample;
 void pm_sample_sieve(pm_cmd *cmd, const struct pm_sample *op);
@@ -281,7 +284,10 @@ typedef struct pm_dispatch {
     uint32_t args_size;
     pm_slice slices[PM_MAX_BINDINGS]; // reads, then writes, as the kernel's row says; the kernel uses none without a buffer
     uint32_t groups[3];
-    uint64_t bytes; // that must at least be moved, for --profile
+    // For --profile: bytes that must at least be moved; of products rows and columns of the weight, and multiplications and
+    // additions of all its rows of x.
+    uint64_t bytes, flops;
+    uint32_t rows, cols;
 } pm_dispatch;
 void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *dispatch);
 // A product of a rehearsal, for the tuner; of each shape a few weights are kept, so that measuring does not find them in a cache.

@@ -196,4 +196,21 @@ struct pm_logprobs_args {
     uint n; // alternatives
 };
 
+// What ceiling_memory does, its MODE; the other kernels of ceiling.comp multiply and add.
+#define PM_CEILING_READ  0u
+#define PM_CEILING_WRITE 1u
+#define PM_CEILING_COPY  2u
+
+// An invocation of theirs runs so many chains of 4 values (or a matrix of sums) side by side; a chain begins anew after LENGTH
+// steps.
+#define PM_CEILING_CHAINS 4
+#define PM_CEILING_LENGTH 512
+#define PM_CEILING_UNROLL 16
+
+struct pm_ceiling_args {
+    uint n;               // elements of 16 bytes; times that chains are run, or products of matrices
+    uint ones;            // bytes 1, 0, 0, 0
+    float factor, addend; // 1: what a compiler must not know
+};
+
 #endif

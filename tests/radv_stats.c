@@ -73,6 +73,10 @@ static const variant variants[] = {
     {"sieve", "", 1, {128}},
     {"sample", "", 1, {512}},
     {"logprobs", "", 1, {512}},
+    {"ceiling_", "", 1, {64}},
+    {"ceiling_memory", "read", 2, {64, PM_CEILING_READ}},
+    {"ceiling_memory", "copy", 2, {64, PM_CEILING_COPY}},
+    {"ceiling_coopmat", "", 6, {128, 0, 32, 16, 16, 16}},
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
