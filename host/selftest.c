@@ -217,8 +217,8 @@ static void try_here(pm_device *dev, pm_verdict *todo, int n) {
         }
         mark(dev, &todo[i].use);
         pm_lab_try(p.lab, &todo[i].use, &todo[i]);
-        if (todo[i].fate == PM_FATE_HANGS || todo[i].fate == PM_FATE_LOST)
-            leave(&p, todo[i].fate == PM_FATE_HANGS);
+        if (todo[i].fate == PM_FATE_LOST || pm_lab_is_stuck(p.lab))
+            leave(&p, pm_lab_is_stuck(p.lab));
     }
     mark(dev, NULL);
     leave(&p, false);
@@ -248,7 +248,7 @@ static int try_in_lab(pm_lab *lab, const pm_kernel_use *uses, int n) {
         say("tries %d\n", i);
         pm_lab_try(lab, &uses[i], &v);
         say("found %d %s %g %g\n", i, pm_fate_name(v.fate), v.error, v.ms);
-        if (v.fate == PM_FATE_HANGS || v.fate == PM_FATE_LOST)
+        if (v.fate == PM_FATE_LOST || pm_lab_is_stuck(lab))
             _Exit(0); // without waiting for what will not come
     }
     return 0;
