@@ -1,6 +1,9 @@
 // The passes of a session: a command buffer for each shape, recorded once, filled through its slot's staging, replayed.
 #include "backend/session.h"
 
+#include <stdio.h>
+#include <string.h>
+
 static pm_slice front(pm_slice slice, uint64_t bytes) {
     return (pm_slice){slice.buffer, slice.offset, bytes};
 }
@@ -131,6 +134,17 @@ static pm_recording *find_recording(pm_session *s, const pm_pass_shape *p, bool 
     return oldest;
 }
 
+static bool belongs(const pm_timing *t, const pm_profile_row *row) {
+    return row->kernel == t->kernel && row->label == t->label && row->rows == t->rows && row->cols == t->cols &&
+           !strcmp(row->numbers, t->numbers);
+}
+
+static pm_profile_row row_for(const pm_timing *t) {
+    pm_profile_row row = {.kernel = t->kernel, .label = t->label, .rows = t->rows, .cols = t->cols};
+    snprintf(row.numbers, sizeof(row.numbers), "%s", t->numbers);
+    return row;
+}
+
 static void gather_profile(pm_session *s, pm_cmd *cmd) {
     int n;
     const pm_timing *timings = pm_cmd_timings(cmd, &n);
@@ -138,16 +152,17 @@ static void gather_profile(pm_session *s, pm_cmd *cmd) {
         s->profile[k].last = 0;
     for (int i = 0; i < n; i++) {
         int k = 0;
-        while (k < s->n_profile && (s->profile[k].kernel != timings[i].kernel || s->profile[k].label != timings[i].label))
+        while (k < s->n_profile && !belongs(&timings[i], &s->profile[k]))
             k++;
         if (k == PM_MAX_PROFILE)
             continue;
         if (k == s->n_profile)
-            s->profile[s->n_profile++] = (pm_profile_row){.kernel = timings[i].kernel, .label = timings[i].label};
+            s->profile[s->n_profile++] = row_for(&timings[i]);
         s->profile[k].count++;
         s->profile[k].last++;
         s->profile[k].ns += timings[i].ns;
         s->profile[k].bytes += timings[i].bytes;
+        s->profile[k].flops += timings[i].flops;
     }
 }
 

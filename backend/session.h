@@ -11,7 +11,7 @@
 
 #include "backend/model.h"
 
-enum { PM_MAX_RECORDINGS = 16, PM_MAX_PROFILE = 64 };
+enum { PM_MAX_RECORDINGS = 16, PM_MAX_PROFILE = 128 };
 
 // The shape of a pass: what decides its commands.
 typedef struct pm_pass_shape {

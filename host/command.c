@@ -234,7 +234,7 @@ static void put_timestamp(pm_cmd *cmd) {
 
 // Closes the time of what was just recorded. One timestamp each: a time is the difference to the one before it, so the times
 // add up to the whole, waits included, and of two kernels that overlap the second shows what it took longer.
-static void put_timing(pm_cmd *cmd, const char *kernel, uint64_t bytes) {
+static void put_timing(pm_cmd *cmd, pm_timing timing) {
     if (!cmd->timed)
         return;
     pm_timing *timings = with_room(cmd->timings, &cmd->timings_capacity, cmd->n_timings, sizeof(*timings));
@@ -243,7 +243,8 @@ static void put_timing(pm_cmd *cmd, const char *kernel, uint64_t bytes) {
         return;
     }
     cmd->timings = timings;
-    cmd->timings[cmd->n_timings++] = (pm_timing){.kernel = kernel, .label = cmd->label, .bytes = bytes};
+    timing.label = cmd->label;
+    cmd->timings[cmd->n_timings++] = timing;
     put_timestamp(cmd);
 }
 
@@ -416,7 +417,7 @@ void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src) {
     order(cmd, &src, 1, &dst, 1);
     VkBufferCopy region = {.srcOffset = src.offset, .dstOffset = dst.offset, .size = dst.size};
     cmd->dev->fn.vkCmdCopyBuffer(cmd->vk, src.buffer->vk, dst.buffer->vk, 1, &region);
-    put_timing(cmd, "copy", 2 * dst.size);
+    put_timing(cmd, (pm_timing){.kernel = "copy", .bytes = 2 * dst.size});
 }
 
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
@@ -426,7 +427,7 @@ void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
     assert_fits(dst);
     order(cmd, NULL, 0, &dst, 1);
     cmd->dev->fn.vkCmdFillBuffer(cmd->vk, dst.buffer->vk, dst.offset, dst.size, 0);
-    put_timing(cmd, "zero", dst.size);
+    put_timing(cmd, (pm_timing){.kernel = "zero", .bytes = dst.size});
 }
 
 static pm_status check_groups(const pm_device *dev, const pm_dispatch *d, const char *kernel) {
@@ -542,6 +543,14 @@ static pm_status bind_slices(pm_cmd *cmd, const pm_dispatch *d, const pm_kernel_
     return PM_OK;
 }
 
+static pm_timing timing_of(const pm_dispatch *d, const pm_kernel_info *kernel) {
+    pm_timing t = {.kernel = kernel->name, .bytes = d->bytes, .flops = d->flops, .rows = d->rows, .cols = d->cols};
+    size_t n = 0;
+    for (int i = 0; i < d->n_spec && n < sizeof(t.numbers); i++)
+        n += (size_t)snprintf(t.numbers + n, sizeof(t.numbers) - n, "%s%" PRIu32, i ? "," : "", d->spec[i]);
+    return t;
+}
+
 static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_kernel_info *kernel) {
     struct VolkDeviceTable *fn = &cmd->dev->fn;
     PM_TRY(bind_pipeline(cmd, d));
@@ -554,7 +563,7 @@ static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_ker
         fn->vkCmdDispatch(cmd->vk, d->groups[0], d->groups[1], d->groups[2]);
     if (how != PM_BREAK_NOT)
         cmd->broken = how;
-    put_timing(cmd, kernel->name, d->bytes);
+    put_timing(cmd, timing_of(d, kernel));
     return PM_OK;
 }
 

@@ -168,6 +168,7 @@ void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
         .groups = {plain ? plain_groups(op, use) : kv->n_kv_heads, (n + rows - 1) / rows, n_splits},
         .bytes = 2 * (uint64_t)((n + rows - 1) / rows) * op->kv_bound *
                  (pm_kv_page_bytes(kv->dtype, kv->n_kv_heads, kv->head_dim) / PM_PAGE),
+        .flops = 4 * (uint64_t)n * op->kv_bound * op->q.cols, // of q k^T and of what v is weighted with
     };
     memcpy(d.spec, use->spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);

@@ -224,6 +224,9 @@ static void dispatch_part(pm_cmd *cmd, const product *op, const tiling *t, uint3
                    add ? op->normed.data : op->y.data, add ? op->squares.data : op->y.data},
         .groups = {(rows + t->rows_a_group - 1) / t->rows_a_group, op->columns, 1},
         .bytes = (data.size / n + (w->scales.buffer ? scales.size / n : 0)) * read + (uint64_t)n_pairs * (op->x.cols + rows) * 4,
+        .flops = 2 * (uint64_t)n_pairs * rows * op->x.cols,
+        .rows = rows,
+        .cols = op->x.cols,
     };
     for (int i = 0; i < t->n_spec; i++)
         d.spec[i] = i == 1 ? op->epilogue : t->spec[i];

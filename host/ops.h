@@ -148,6 +148,36 @@ typedef struct pm_logprobs {
 } pm_logprobs;
 void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op);
 
+// ---- ceilings -------------------------------------------------------------------------------------------------------------
+
+// What a device can do at most, as a measuring stick: no forward pass has these. n_invocations of them run:
+//   READ   dst[i] = the sum of src[i + k * n_invocations], words by themselves
+//   WRITE  word w of dst = w
+//   COPY   dst = src
+//   the others: chains of multiply-adds, whose ends dst tells; see shaders/ceiling.comp, pm_ref_ceiling
+// An element is 16 bytes; src has n of them, and so has dst where it is written or copied, else n_invocations.
+typedef enum pm_ceiling_kind {
+    PM_READ_BANDWIDTH,
+    PM_WRITE_BANDWIDTH,
+    PM_COPY_BANDWIDTH,
+    PM_FMA_F32,
+    PM_FMA_F16,
+    PM_INT8_DOT,
+    PM_COOPMAT_F16,
+    PM_CEILING_COUNT
+} pm_ceiling_kind;
+typedef struct pm_ceiling {
+    pm_ceiling_kind kind;
+    pm_slice dst, src; // src: READ and COPY
+    uint32_t n;        // elements; at most 4096 runs of the chains
+    uint32_t n_invocations;
+} pm_ceiling;
+void pm_op_ceiling(pm_cmd *cmd, const pm_ceiling *op);
+// Does the device have it? Invocations that make whole workgroups, about `most`. Bytes or operations of a dispatch.
+bool pm_ceiling_has(const pm_device *dev, pm_ceiling_kind kind);
+uint32_t pm_ceiling_invocations(const pm_device *dev, pm_ceiling_kind kind, uint32_t most);
+double pm_ceiling_work(const pm_device *dev, const pm_ceiling *op);
+
 #ifdef __cplusplus
 }
 #endif

@@ -150,6 +150,8 @@ bool pm_lab_knows(pm_kernel_id id);
 // selftest.c: which uses of kernels are right on this device
 void pm_selftest_open(pm_device *dev); // loads what is known
 void pm_selftest_close(pm_device *dev);
+// Adds what lines say of uses of which nothing is known yet; what makes no sense here is left out. text may be NULL.
+void pm_selftest_read(pm_device *dev, const char *text);
 // Tries the uses of which nothing is known yet. *found_bad: one of them must not be used; rehearse again, and others take its
 // place.
 pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);
@@ -237,6 +239,9 @@ void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, 
                      const pm_kernel_use *use);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
 
+// op_ceiling.c: the uses that the device at hand has, and the pm_ceiling_kind of each; returns how many
+int pm_ceiling_uses(const pm_device *dev, pm_kernel_use *uses, int *kinds);
+
 // op_point.c: the first half of pm_op_sample, for trials; of op: logits, n_valid, sampling, scratch
 struct pm_sample;
 void pm_sample_sieve(pm_cmd *cmd, const struct pm_sample *op);
@@ -279,7 +284,10 @@ typedef struct pm_dispatch {
     uint32_t args_size;
     pm_slice slices[PM_MAX_BINDINGS]; // reads, then writes, as the kernel's row says; the kernel uses none without a buffer
     uint32_t groups[3];
-    uint64_t bytes; // that must at least be moved, for --profile
+    // For --profile: bytes that must at least be moved; of products rows and columns of the weight, and multiplications and
+    // additions of all its rows of x.
+    uint64_t bytes, flops;
+    uint32_t rows, cols;
 } pm_dispatch;
 void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *dispatch);
 // A product of a rehearsal, for the tuner; of each shape a few weights are kept, so that measuring does not find them in a cache.

@@ -9,6 +9,7 @@
 
 #include "host/ops.h"
 #include "host/reference.h"
+#include "posix.h"
 
 #include <float.h>
 #include <inttypes.h>

@@ -56,10 +56,6 @@ run_limits() {
     done
 }
 
-fetch_mesa() {
-    unpack "$1" "$2" all mesa-vulkan-drivers libvulkan1 vulkan-validationlayers
-}
-
 # mesa NAME SUITE: with the validation layer of the same suite, for the system's does not know the newer features.
 mesa() {
     if fetch_mesa "$1" "$2"; then

@@ -194,6 +194,11 @@ fetch_swiftshader() {
     rm -rf "$cache/swiftshader/usr" "$cache/swiftshader/etc"
 }
 
+# fetch_mesa NAME SUITE: another Mesa, with the validation layer of the same suite.
+fetch_mesa() {
+    unpack "$1" "$2" all mesa-vulkan-drivers libvulkan1 vulkan-validationlayers
+}
+
 # ---- building ---------------------------------------------------------------------------------------------------------
 
 # build DIR CMAKE-OPTIONS...: configures when the options are not those of last time, and builds what is out of date.

@@ -11,6 +11,7 @@
 #include "host/limits.h"
 #include "host/spirv.h"
 #include "host/vk.h"
+#include "posix.h"
 
 // ---- taking away ------------------------------------------------------------------------------------------------------
 

@@ -320,9 +320,7 @@ static void write_shards(const char *from, const char *index_extra) {
 
 static void sharded_safetensors_are_one_model(void **state) {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof(command), "mkdir '%s/shards'", temp_folder);
-    assert_int_equal(system(command), 0);
+    assert_true(make_folder(temp_path("shards")));
     temp_copy(CHECKPOINT("qwen3-hd64/config.json"), "shards/config.json");
     write_shards(CHECKPOINT("qwen3-hd64/model.safetensors"), "");
     pm_file *whole = open_model(CHECKPOINT("qwen3-hd64")), *shards = open_model(temp_path("shards"));
