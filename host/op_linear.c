@@ -72,6 +72,8 @@ static pm_kernel_use use_of(const tiling *t, uint32_t epilogue, uint32_t cols) {
 }
 
 int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]) {
+    if (shape->n_experts)
+        return pm_experts_uses(shape, variant, uses);
     tiling t = tiling_of(caps, shape->dtype, variant);
     uint32_t whole = whole_cols(&t, shape->n);
     int n = 0;
@@ -153,6 +155,9 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
                    add ? op->normed.data : unwritten, add ? op->squares.data : unwritten},
         .groups = {groups, (n - n0 + cols - 1) / cols, 1},
         .bytes = data.size + (uint64_t)rows * args.scale_stride * 4 + (uint64_t)(n - n0) * (op->x.cols + rows) * 4,
+        .flops = 2 * (uint64_t)rows * op->x.cols * (n - n0),
+        .rows = rows,
+        .cols = op->x.cols,
     };
     memcpy(d.spec, use.spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);
