@@ -73,7 +73,8 @@ theirs_on_vulkan() {
         theirs "$@" -ngl 99
 }
 
-# perplexity TYPE TEXT CTX STRIDE: the peer's windows are half a stride longer than it is told. It may end before its log is written:
+# perplexity TYPE TEXT CTX STRIDE: the windows of the peer are half a stride longer than it is told, and then padded to a multiple of 256
+# (so that the sum must be one). It may end before its log is written:
 # what counts is the last window that all tell, which may not be far from the last.
 perplexity() {
     "$pumice" perplexity "$models/$1.gguf" "$2" --precision f32 -c $(($3 + $4 / 2)) --stride "$4" 2>"$totals.err" | values >"$totals.ours"
@@ -109,7 +110,7 @@ compare_perplexity() {
     head -c $((bytes / 4)) "$totals.text" >"$totals.part"
     for type in Q8_0 Q4_K_M; do
         perplexity $type "$totals.text" "$ctx" 0
-        perplexity $type "$totals.part" $((ctx / 4)) $((ctx / 4))
+        perplexity $type "$totals.part" $((ctx / 8 * 3)) $((ctx / 4))
     done
     rm -f "$totals.text" "$totals.part"
 }
