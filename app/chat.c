@@ -8,6 +8,7 @@
 
 #include "app/run.h"
 #include "app/style.h"
+#include "app/tune.h"
 
 // ---- options ------------------------------------------------------------------------------------------------------------
 
@@ -29,6 +30,7 @@ static const app_option options[] = {
     APP_SAMPLING_OPTIONS(chat_options, sampling, stops),
     APP_CONTEXT_OPTIONS(chat_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
+    APP_TUNE_OPTION(chat_options, tune_seconds, true),
     APP_LIMITS_OPTION,
 };
 // clang-format on
@@ -83,6 +85,7 @@ static pm_status open_chat(chat *c) {
     if (c->o.tools && !pm_chat_recognise(pm_model_chat_template(c->model)).tools)
         return pm_fail(PM_ERR_UNSUPPORTED, "--tools: the model's chat template has no place for tools");
     PM_TRY(open_session(c));
+    PM_TRY(pm_session_tune(c->session, c->o.tune_seconds, false));
     PM_TRY(pm_dialog_open(c->session, 0, &c->dialog));
     return app_line_open(&c->line);
 }
@@ -342,7 +345,7 @@ static pm_status talk(chat *c) {
 }
 
 static int run(int argc, char **argv) {
-    chat c = {.o = {.think = -1, .show = -1, .n_tokens = APP_NOT_GIVEN, .sampling = APP_SAMPLING_NOT_GIVEN}};
+    chat c = {.o = {.think = -1, .show = -1, .n_tokens = APP_NOT_GIVEN, .sampling = APP_SAMPLING_NOT_GIVEN, .tune_seconds = -1}};
     int exit_code;
     if (!app_parse(&app_chat, argc, argv, &c.o, &exit_code))
         return exit_code;

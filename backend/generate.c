@@ -105,11 +105,11 @@ static pm_status tune_pass(pm_session *s, pm_cmd *cmd, uint32_t n, double second
     return pm_tune_products(s->model->dev, cmd, seconds, what);
 }
 
-// A step of decoding, a chunk, a batch: half of what is left for each.
+// A step of decoding, a chunk, a batch: half of what is left for each. A first answer does not wait for batches.
 static pm_status tune_passes(pm_session *s, pm_cmd *cmd, double seconds, pm_tune_what what) {
     const uint32_t rows[] = {1, s->max_rows, PM_BATCH_MAX / 2};
     uint64_t began = pm_now_ns();
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (what == PM_TUNE_NEW ? 2 : 3); i++) {
         double left = seconds - (double)(pm_now_ns() - began) / 1e9;
         if (left > 0 && rows[i] <= s->max_rows)
             PM_TRY(tune_pass(s, cmd, rows[i], i < 2 ? left / 2 : left, what));

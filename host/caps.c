@@ -213,7 +213,8 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_u32("PM_SELFTEST", 0, 1, &self_test);
     override_u32("PM_TRIAL_MS", 1, 1u << 22, &caps->trial_ms);
     override_seconds("PM_TUNE", 1e6, &caps->tune_seconds);
-    caps->chosen = info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES");
+    caps->chosen =
+        info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES") || is_set("PM_ATTEND_SPLIT");
     caps->self_test = self_test;
     caps->use_tiles = tiles > 0;
     caps->use_coopmat = tiles == 2;

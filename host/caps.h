@@ -58,7 +58,7 @@ typedef struct pm_caps {
     uint32_t attend_split;        // positions a split of the cache
     uint32_t max_chunk;           // rows of a prefill pass
     uint32_t row_workgroup;       // invocations where one workgroup goes through a row of logits; a power of two
-    bool chosen;                  // an override says how products are laid out: no plan does
+    bool chosen;                  // an override says how products or attention are laid out: no plan does
     bool self_test;               // kernels are tried before they are used
     uint32_t trial_ms;            // the longest that a submission of a trial may take
     double tune_seconds;          // that a first answer may wait for measurements

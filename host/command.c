@@ -10,6 +10,7 @@
 enum {
     MAX_RANGES = 128,          // remembered since the last barrier; when there is no room for more, a barrier makes some
     SETS_PER_POOL = 256,       // descriptor sets of one pool
+    MAX_ATTENDS = 4,           // kinds of attention of one rehearsal that are noted
     QUERIES_PER_POOL = 1024,   // timestamps of one pool
     WAIT_SLICE_NS = 100000000, // a lost device shows between slices even where its fence never comes
 };
@@ -42,6 +43,8 @@ struct pm_cmd {
     bool noting;          // products too
     pm_problem *problems; // the products of a rehearsal by shape
     int n_problems, problems_capacity;
+    pm_attend_shape attends[MAX_ATTENDS]; // and its attention
+    int n_attends;
     pm_breakage broken;  // in builds with tests: what PM_BREAK wants of the submission
     bool profile, timed; // wanted; and done in what is recorded now
     const char *label;
@@ -290,7 +293,7 @@ static void forget(pm_cmd *cmd) {
     cmd->error[0] = 0;
     cmd->bound = VK_NULL_HANDLE;
     cmd->reads.n = cmd->writes.n = 0;
-    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_problems = cmd->n_timings = cmd->n_queries = 0;
+    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_problems = cmd->n_attends = cmd->n_timings = cmd->n_queries = 0;
     cmd->label = "";
     cmd->broken = PM_BREAK_NOT;
     cmd->stale = false;
@@ -355,7 +358,8 @@ static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
     for (int i = 0; i < cmd->n_problems; i++) {
         const pm_linear_shape *s = &cmd->problems[i].shape;
         if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
-            s->n == shape->n && s->exact == shape->exact)
+            s->n == shape->n && s->exact == shape->exact && s->n_experts == shape->n_experts && s->n_used == shape->n_used &&
+            s->tile == shape->tile)
             return &cmd->problems[i];
     }
     return NULL;
@@ -383,6 +387,20 @@ void pm_cmd_note_product(pm_cmd *cmd, const pm_linear_shape *shape, const pm_ten
 const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n) {
     *n = cmd->n_problems;
     return cmd->problems;
+}
+
+void pm_cmd_note_attend(pm_cmd *cmd, const pm_attend_shape *shape) {
+    if (cmd->state != CMD_REHEARSING || !cmd->noting || cmd->n_attends == MAX_ATTENDS)
+        return;
+    for (int i = 0; i < cmd->n_attends; i++)
+        if (!memcmp(&cmd->attends[i], shape, sizeof(*shape)))
+            return;
+    cmd->attends[cmd->n_attends++] = *shape;
+}
+
+const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n) {
+    *n = cmd->n_attends;
+    return cmd->attends;
 }
 
 static void assert_fits(pm_slice slice) {

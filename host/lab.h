@@ -73,14 +73,19 @@ void pm_lab_compare(pm_lab *lab, double got, double want, double allowed);
 void pm_lab_compare_exactly(pm_lab *lab, bool same);
 // got (rows, cols) against `want`, sums of `length` terms of `size` in all.
 void pm_lab_compare_tensor(pm_lab *lab, pm_tensor got, const double *want, const double *size, uint32_t length);
+void pm_lab_compare_products(pm_lab *lab, pm_tensor got, const double *want, const double *size, uint32_t length);
+// x, normed = x * gain, and the partial sums of x^2.
+void pm_lab_compare_hidden(pm_lab *lab, const pm_hidden *h, const float *gain, const double *want, const double *size,
+                           uint32_t length);
 
 // ---- cases: `type` is what follows the family's name in the kernel's, small: "q4_0" --------------------------------------
 
 typedef void pm_lab_case(pm_lab *lab, const pm_kernel_use *use, const char *type);
-pm_lab_case pm_try_matvec, pm_try_matmul, pm_try_matmul_cm;        // trial_linear.c
-pm_lab_case pm_try_embed, pm_try_gather;                           // trial_point.c
-pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_merge; // trial_attend.c
-pm_lab_case pm_try_sieve, pm_try_sample;                           // trial_sample.c
-pm_lab_case pm_try_ceiling;                                        // trial_ceiling.c
+pm_lab_case pm_try_matvec, pm_try_matmul, pm_try_matmul_cm;                                               // trial_linear.c
+pm_lab_case pm_try_embed, pm_try_gather;                                                                  // trial_point.c
+pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_merge;                                        // trial_attend.c
+pm_lab_case pm_try_route, pm_try_group, pm_try_experts_sum, pm_try_experts_matvec, pm_try_experts_matmul; // trial_moe.c
+pm_lab_case pm_try_adjust, pm_try_sieve, pm_try_sample, pm_try_logprobs;                                  // trial_sample.c
+pm_lab_case pm_try_ceiling;                                                                               // trial_ceiling.c
 
 #endif

@@ -72,6 +72,8 @@ static pm_kernel_use use_of(const tiling *t, uint32_t epilogue, uint32_t cols) {
 }
 
 int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]) {
+    if (shape->n_experts)
+        return pm_experts_uses(shape, variant, uses);
     tiling t = tiling_of(caps, shape->dtype, variant);
     uint32_t whole = whole_cols(&t, shape->n);
     int n = 0;

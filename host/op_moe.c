@@ -5,6 +5,8 @@
 #include "host/ops.h"
 #include "host/vk.h"
 
+#include <string.h>
+
 // What the kernels for experts are given for n rows, the same for all ops on one pm_routes.
 typedef struct grouping {
     bool grouped;
@@ -12,12 +14,55 @@ typedef struct grouping {
     uint32_t n_tiles;   // as many as there can be
 } grouping;
 
-static grouping group_of(const pm_caps *caps, const pm_routes *r) {
-    if (r->n <= caps->matvec.max_cols)
-        return (grouping){0};
+static pm_kernel_use workgroup_use(const pm_device *dev, pm_kernel_id kernel, uint32_t usual) {
+    return (pm_kernel_use){.id = kernel, .spec = {pm_variant_workgroup(dev, kernel, usual)}, .n_spec = 1};
+}
+
+static pm_kernel_use group_use(const pm_device *dev) {
+    return workgroup_use(dev, PM_K_group, 128);
+}
+
+static pm_kernel_use sum_use(const pm_device *dev) {
+    return workgroup_use(dev, PM_K_experts_sum, 64);
+}
+
+// Whether some variant that takes experts one by one is right for each type, as far as is known.
+static bool one_by_one_works(const pm_device *dev, const pm_routes *r) {
+    for (int d = 0; d < PM_DTYPE_COUNT && pm_selftest_found_bad(dev); d++)
+        for (int add = 0; add < 2; add++) {
+            pm_linear_shape shape = {.dtype = (pm_dtype)d, .n = 1, .n_experts = r->n_experts, .n_used = r->n_used, .tile = 1};
+            shape.epilogue = add ? PM_LINEAR_ADD : PM_LINEAR_NORM | PM_LINEAR_GLU;
+            if (!pm_variant_any_right(dev, &shape))
+                return false;
+        }
+    return true;
+}
+
+// Which way is faster depends on the number of rows; where the kernels of one are not right, it is the other.
+static bool is_grouped(const pm_device *dev, const pm_routes *r) {
+    pm_kernel_use grouping_use = group_use(dev), summing_use = sum_use(dev);
+    if (pm_selftest_is_bad(dev, &grouping_use) || pm_selftest_is_bad(dev, &summing_use))
+        return false;
+    return r->n > dev->caps.matvec.max_cols || !one_by_one_works(dev, r);
+}
+
+uint32_t pm_experts_tile_cols(const pm_caps *caps, uint32_t epilogue) {
+    if (!(epilogue & PM_LINEAR_GROUPED))
+        return 1;
+    return caps->use_tiles ? PM_TILE_COLS : caps->matvec_batch.max_cols;
+}
+
+static grouping group_of(const pm_device *dev, const pm_routes *r) {
+    const pm_caps *caps = &dev->caps;
+    if (!is_grouped(dev, r))
+        return (grouping){.tile_cols = 1};
     uint32_t pairs = r->n * r->n_used, experts = pairs < r->n_experts ? pairs : r->n_experts;
-    uint32_t cols = caps->use_tiles ? PM_TILE_COLS : caps->matvec_batch.max_cols;
+    uint32_t cols = pm_experts_tile_cols(caps, PM_LINEAR_GROUPED);
     return (grouping){true, cols, (pairs + experts * (cols - 1)) / cols}; // each expert's last tile may hold a single pair
+}
+
+uint32_t pm_experts_tile(const pm_device *dev, const pm_routes *r) {
+    return group_of(dev, r).tile_cols;
 }
 
 uint64_t pm_routes_bytes(uint32_t n, uint32_t n_used) {
@@ -27,12 +72,13 @@ uint64_t pm_routes_bytes(uint32_t n, uint32_t n_used) {
 
 // ---- route ------------------------------------------------------------------------------------------------------------
 
-static void group(pm_cmd *cmd, const pm_routes *r, const grouping *g) {
+void pm_experts_group(pm_cmd *cmd, const pm_routes *r) {
+    grouping g = group_of(pm_cmd_device(cmd), r);
     struct pm_group_args args = {
-        .n_experts = r->n_experts, .n_pairs = r->n * r->n_used, .tile_cols = g->tile_cols, .n_tiles = g->n_tiles};
+        .n_experts = r->n_experts, .n_pairs = r->n * r->n_used, .tile_cols = g.tile_cols, .n_tiles = g.n_tiles};
     pm_dispatch d = {
         .kernel = PM_K_group,
-        .spec = {128},
+        .spec = {group_use(pm_cmd_device(cmd)).spec[0]},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
@@ -45,10 +91,9 @@ static void group(pm_cmd *cmd, const pm_routes *r, const grouping *g) {
 
 void pm_op_route(pm_cmd *cmd, const pm_routes *r, pm_tensor logits, bool normed) {
     struct pm_route_args args = {.n_experts = r->n_experts, .n_used = r->n_used, .logits_stride = logits.stride, .normed = normed};
-    grouping g = group_of(&pm_cmd_device(cmd)->caps, r);
     pm_dispatch d = {
         .kernel = PM_K_route,
-        .spec = {64},
+        .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_route, 64)},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
@@ -57,8 +102,8 @@ void pm_op_route(pm_cmd *cmd, const pm_routes *r, pm_tensor logits, bool normed)
         .bytes = (uint64_t)r->n * r->n_experts * 4,
     };
     pm_cmd_dispatch(cmd, &d);
-    if (g.grouped)
-        group(cmd, r, &g);
+    if (is_grouped(pm_cmd_device(cmd), r))
+        pm_experts_group(cmd, r);
 }
 
 // ---- products ---------------------------------------------------------------------------------------------------------
@@ -98,10 +143,34 @@ static tiling matmul_tiling(pm_dtype dtype) {
     return (tiling){kernels[dtype], {PM_TILE_ROWS * PM_TILE_COLS / 16}, 2, PM_TILE_ROWS};
 }
 
-static tiling pick_tiling(const pm_caps *caps, pm_dtype dtype, const grouping *g) {
-    if (!g->grouped)
-        return matvec_tiling(dtype, caps->matvec, 1);
-    return caps->use_tiles ? matmul_tiling(dtype) : matvec_tiling(dtype, caps->matvec_batch, g->tile_cols);
+static tiling tiling_of(const pm_linear_shape *s, const pm_variant *v) {
+    return v->by == PM_BY_MATVEC ? matvec_tiling(s->dtype, v->shape, s->tile) : matmul_tiling(s->dtype);
+}
+
+int pm_experts_uses(const pm_linear_shape *s, const pm_variant *v, pm_kernel_use uses[2]) {
+    bool grouped = (s->epilogue & PM_LINEAR_GROUPED) != 0;
+    if (v->by == PM_BY_MATRICES || (v->by == PM_BY_TILES && (!grouped || s->tile > PM_TILE_COLS)))
+        return 0;
+    tiling t = tiling_of(s, v);
+    uses[0] = (pm_kernel_use){.id = t.kernel, .n_spec = t.n_spec};
+    memcpy(uses[0].spec, t.spec, sizeof(t.spec));
+    uses[0].spec[1] = s->epilogue;
+    return 1;
+}
+
+static tiling pick_tiling(pm_cmd *cmd, const product *op, const grouping *g) {
+    const pm_routes *r = op->routes;
+    pm_linear_shape shape = {.dtype = op->w.dtype,
+                             .epilogue = op->epilogue,
+                             .rows = op->w.rows / r->n_experts,
+                             .cols = op->w.cols,
+                             .n = r->n,
+                             .n_experts = r->n_experts,
+                             .n_used = r->n_used,
+                             .tile = g->tile_cols};
+    pm_variant v = pm_variant_linear(pm_cmd_device(cmd), &shape);
+    pm_cmd_note_product(cmd, &shape, &op->w);
+    return tiling_of(&shape, &v);
 }
 
 static pm_slice experts_of(pm_slice plane, uint32_t all, uint32_t expert, uint32_t n) {
@@ -169,7 +238,7 @@ static uint32_t record(pm_cmd *cmd, const product *op, const grouping *g) {
     const pm_caps *caps = &pm_cmd_device(cmd)->caps;
     uint32_t n_experts = op->routes->n_experts, rows = op->w.rows / n_experts;
     uint32_t step = experts_a_dispatch(caps, &op->w, n_experts);
-    tiling t = pick_tiling(caps, op->w.dtype, g);
+    tiling t = pick_tiling(cmd, op, g);
     if (step == 0)
         pm_cmd_fail(cmd,
                     pm_fail(PM_ERR_UNSUPPORTED,
@@ -181,21 +250,20 @@ static uint32_t record(pm_cmd *cmd, const product *op, const grouping *g) {
 }
 
 void pm_op_experts_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w, const pm_routes *routes) {
-    grouping g = group_of(&pm_cmd_device(cmd)->caps, routes);
+    grouping g = group_of(pm_cmd_device(cmd), routes);
     product op = {.y = y, .x = h->normed, .w = w, .h = h, .routes = routes};
     op.epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU | (g.grouped ? PM_LINEAR_GROUPED : 0);
     op.columns = g.grouped ? g.n_tiles : routes->n * routes->n_used;
     record(cmd, &op, &g);
 }
 
-// h->x += the sum of each row's products.
-static void sum_products(pm_cmd *cmd, pm_hidden *h, pm_tensor products, pm_tensor gain, const pm_routes *r) {
+void pm_experts_sum(pm_cmd *cmd, pm_hidden *h, pm_tensor products, pm_tensor gain, const pm_routes *r) {
     h->n_parts = (h->x.cols + PM_SUM_COLS - 1) / PM_SUM_COLS;
     struct pm_experts_sum_args args = {
         .dim = h->x.cols, .n_used = r->n_used, .stride = h->x.stride, .squares_stride = h->squares.stride};
     pm_dispatch d = {
         .kernel = PM_K_experts_sum,
-        .spec = {64},
+        .spec = {sum_use(pm_cmd_device(cmd)).spec[0]},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
@@ -206,23 +274,23 @@ static void sum_products(pm_cmd *cmd, pm_hidden *h, pm_tensor products, pm_tenso
     pm_cmd_dispatch(cmd, &d);
 }
 
+void pm_experts_multiply(pm_cmd *cmd, pm_tensor products, pm_tensor src, pm_tensor w, const pm_routes *routes) {
+    grouping g = group_of(pm_cmd_device(cmd), routes);
+    product op = {.y = products, .x = src, .w = w, .routes = routes, .epilogue = PM_LINEAR_GROUPED, .columns = g.n_tiles};
+    record(cmd, &op, &g);
+}
+
 void pm_op_experts_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain, const pm_routes *routes,
                        pm_slice products) {
-    grouping g = group_of(&pm_cmd_device(cmd)->caps, routes);
-    product op = {.x = src, .w = w, .routes = routes};
-    if (!g.grouped) {
-        op.y = h->x;
-        op.gain = &gain;
-        op.normed = h->normed;
-        op.squares = h->squares;
-        op.epilogue = PM_LINEAR_ADD;
-        op.columns = routes->n;
-        h->n_parts = record(cmd, &op, &g);
+    grouping g = group_of(pm_cmd_device(cmd), routes);
+    if (g.grouped) {
+        pm_tensor y = pm_activation(products, src.rows, h->x.cols);
+        pm_experts_multiply(cmd, y, src, w, routes);
+        pm_experts_sum(cmd, h, y, gain, routes);
         return;
     }
-    op.y = pm_activation(products, src.rows, h->x.cols);
-    op.epilogue = PM_LINEAR_GROUPED;
-    op.columns = g.n_tiles;
-    record(cmd, &op, &g);
-    sum_products(cmd, h, op.y, gain, routes);
+    product op = {.y = h->x, .x = src, .w = w, .gain = &gain, .routes = routes, .normed = h->normed, .squares = h->squares};
+    op.epilogue = PM_LINEAR_ADD;
+    op.columns = routes->n;
+    h->n_parts = record(cmd, &op, &g);
 }

@@ -76,9 +76,30 @@ void pm_op_gather(pm_cmd *cmd, pm_hidden *dst, const pm_hidden *src, pm_slice in
     pm_cmd_dispatch(cmd, &d);
 }
 
+// The ways to turn and store heads, best first: a workgroup a head, a lane a head.
+static pm_kernel_use pick_rope_store(const pm_device *dev, const pm_rope_store *op) {
+    pm_dtype dtype = op->kv->dtype;
+    uint32_t dim = op->kv->head_dim, norm = op->q_gain != NULL, interleaved = op->interleaved;
+    pm_kernel_id plain = dtype == PM_Q8_0  ? PM_K_rope_store_plain_q8_0
+                         : dtype == PM_F16 ? PM_K_rope_store_plain_f16
+                                           : PM_K_rope_store_plain_f32;
+    pm_kernel_id kernel = dtype == PM_Q8_0 ? PM_K_rope_store_q8_0 : dtype == PM_F16 ? PM_K_rope_store_f16 : PM_K_rope_store_f32;
+    const pm_kernel_use uses[] = {
+        {.id = kernel, .spec = {dim / 4, dim, norm, interleaved}, .n_spec = 4},
+        {.id = plain, .spec = {32, dim, norm, interleaved}, .n_spec = 4},
+        {.id = plain, .spec = {16, dim, norm, interleaved}, .n_spec = 4},
+    };
+    return pm_variant_use(dev, uses, 3);
+}
+
+static bool is_plain_rope_store(pm_kernel_id id) {
+    return id == PM_K_rope_store_plain_q8_0 || id == PM_K_rope_store_plain_f16 || id == PM_K_rope_store_plain_f32;
+}
+
 void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
     const pm_kv *kv = op->kv;
-    uint32_t n_heads = op->q.cols / kv->head_dim;
+    pm_kernel_use use = pick_rope_store(pm_cmd_device(cmd), op);
+    uint32_t n_heads = op->q.cols / kv->head_dim, heads = n_heads + 2 * kv->n_kv_heads;
     struct pm_rope_store_args args = {
         .n_heads = n_heads,
         .n_kv_heads = kv->n_kv_heads,
@@ -90,16 +111,14 @@ void pm_op_rope_store(pm_cmd *cmd, const pm_rope_store *op) {
     };
     bool norm = op->q_gain != NULL;
     pm_dispatch d = {
-        .kernel = kv->dtype == PM_Q8_0  ? PM_K_rope_store_q8_0
-                  : kv->dtype == PM_F16 ? PM_K_rope_store_f16
-                                        : PM_K_rope_store_f32,
-        .spec = {kv->head_dim / 4, kv->head_dim, norm, op->interleaved},
-        .n_spec = 4,
+        .kernel = use.id,
+        .spec = {use.spec[0], use.spec[1], use.spec[2], use.spec[3]},
+        .n_spec = use.n_spec,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->qkv.data, norm ? op->q_gain->data : op->qkv.data, norm ? op->k_gain->data : op->qkv.data, op->angles,
                    op->rows, kv->pages, op->q.data, kv->k, kv->v},
-        .groups = {n_heads + 2 * kv->n_kv_heads, op->q.rows, 1},
+        .groups = {is_plain_rope_store(use.id) ? (heads + use.spec[0] - 1) / use.spec[0] : heads, op->q.rows, 1},
         .bytes = (uint64_t)op->q.rows * (op->qkv.cols + op->q.cols) * 4,
     };
     pm_cmd_dispatch(cmd, &d);
@@ -112,14 +131,15 @@ void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op) {
         .adjusted_stride = op->adjusted.stride,
         .count = op->count_rows,
     };
+    uint32_t workgroup = pm_variant_workgroup(pm_cmd_device(cmd), PM_K_adjust, 128);
     pm_dispatch d = {
         .kernel = PM_K_adjust,
-        .spec = {128},
+        .spec = {workgroup},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
         .slices = {op->logits.data, op->sampling, op->bias, op->index, op->rows, op->seen, op->adjusted.data},
-        .groups = {(op->n_valid + 127) / 128, op->logits.rows, 1},
+        .groups = {(op->n_valid + workgroup - 1) / workgroup, op->logits.rows, 1},
         .bytes = (uint64_t)op->logits.rows * op->n_valid * 16,
     };
     pm_cmd_dispatch(cmd, &d);
@@ -182,7 +202,7 @@ void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op) {
     struct pm_logprobs_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .n = op->n};
     pm_dispatch d = {
         .kernel = PM_K_logprobs,
-        .spec = {pm_cmd_device(cmd)->caps.row_workgroup},
+        .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_logprobs, pm_cmd_device(cmd)->caps.row_workgroup)},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,

@@ -75,6 +75,17 @@ bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use) {
     return v && is_bad(v);
 }
 
+bool pm_selftest_knows(const pm_device *dev, const pm_kernel_use *use) {
+    return !dev->verdicts || find(dev, use);
+}
+
+bool pm_selftest_found_bad(const pm_device *dev) {
+    for (int i = 0; dev->verdicts && i < dev->verdicts->n; i++)
+        if (is_bad(&dev->verdicts->list[i]))
+            return true;
+    return false;
+}
+
 pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use) {
     char text[PM_USE_TEXT];
     const pm_verdict *v = find(dev, use);
@@ -432,8 +443,17 @@ static const struct fixed_use {
     {"attend_f16", 4, {64, 128, 4, 2}},
     {"attend_f32", 4, {64, 128, 4, 2}},
     {"attend_q8_0", 4, {64, 128, 4, 2}},
+    {"rope_store_plain_", 4, {32, 128, 1, 0}},
+    {"rope_store_plain_", 4, {16, 64, 0, 1}},
+    {"attend_plain_", 3, {64, 128, 4}},
+    {"attend_plain_", 3, {32, 64, 7}},
+    {"route", 1, {64}},
+    {"group", 1, {128}},
+    {"experts_sum", 1, {64}},
+    {"adjust", 1, {128}},
     {"sieve", 1, {128}},
     {"sample", 1, {128}},
+    {"logprobs", 1, {128}},
 };
 
 typedef struct use_list {
@@ -456,17 +476,33 @@ static pm_status add_use(use_list *l, const pm_kernel_use *use) {
     return PM_OK;
 }
 
+static bool is_typed(const struct fixed_use *f) {
+    return f->name[strlen(f->name) - 1] == '_';
+}
+
+// Where any workgroup will do, all of the table's; of a kernel that each type of weights has, the usual one.
 static pm_status add_fixed(use_list *l, pm_kernel_id id) {
     const char *name = pm_kernel_get_info(id)->name;
     for (size_t i = 0; i < sizeof(fixed_uses) / sizeof(*fixed_uses); i++) {
         const struct fixed_use *f = &fixed_uses[i];
         size_t n = strlen(f->name);
-        if (strncmp(f->name, name, n) != 0 || (name[n] && f->name[n - 1] != '_'))
+        if (strncmp(f->name, name, n) != 0 || (name[n] && !is_typed(f)))
             continue;
         pm_kernel_use use = {.id = id, .n_spec = f->n_spec};
         memcpy(use.spec, f->spec, sizeof(f->spec));
         PM_TRY(add_use(l, &use));
+        for (int w = 0; f->n_spec == 1 && !is_typed(f) && (use.spec[0] = pm_variant_workgroup_at(w)) > 0; w++)
+            PM_TRY(add_use(l, &use));
     }
+    return PM_OK;
+}
+
+static pm_status add_variant(use_list *l, const pm_device *dev, const pm_linear_shape *shape, const pm_variant *v) {
+    pm_kernel_use uses[2];
+    int n_uses = pm_linear_uses(&dev->caps, shape, v, uses);
+    for (int u = 0; u < n_uses; u++)
+        if (pm_kernel_available(dev, uses[u].id))
+            PM_TRY(add_use(l, &uses[u]));
     return PM_OK;
 }
 
@@ -477,13 +513,31 @@ static pm_status add_products(use_list *l, const pm_device *dev, pm_dtype dtype)
     pm_variant v;
     for (uint32_t e = 0; e < (dtype == PM_F16 ? 4 : 2); e++) {
         pm_linear_shape shape = {.dtype = dtype, .epilogue = epilogues[e], .n = e % 2 ? 64 : 1};
-        for (int i = 0; pm_variant_at(dev, &shape, i, &v); i++) {
-            pm_kernel_use uses[2];
-            int n_uses = pm_linear_uses(&dev->caps, &shape, &v, uses);
-            for (int u = 0; u < n_uses; u++)
-                if (pm_kernel_available(dev, uses[u].id))
-                    PM_TRY(add_use(l, &uses[u]));
-        }
+        for (int i = 0; pm_variant_at(dev, &shape, i, &v); i++)
+            PM_TRY(add_variant(l, dev, &shape, &v));
+    }
+    return PM_OK;
+}
+
+// The same with experts, one by one and grouped. Of other types than halves each variant has one epilogue, in turns.
+static pm_status add_experts(use_list *l, const pm_device *dev, pm_dtype dtype) {
+    static const uint32_t epilogues[] = {PM_LINEAR_NORM | PM_LINEAR_GLU, PM_LINEAR_NORM | PM_LINEAR_GLU | PM_LINEAR_GROUPED,
+                                         PM_LINEAR_ADD, PM_LINEAR_GROUPED};
+    enum { N_EPILOGUES = sizeof(epilogues) / sizeof(*epilogues) };
+    const pm_routes many = {.n = 64, .n_experts = 8, .n_used = 2};
+    uint32_t tile = pm_experts_tile(dev, &many);
+    pm_variant v;
+    for (uint32_t e = 0; e < N_EPILOGUES; e++) {
+        bool grouped = (epilogues[e] & PM_LINEAR_GROUPED) != 0;
+        pm_linear_shape shape = {.dtype = dtype,
+                                 .epilogue = epilogues[e],
+                                 .n = grouped ? 64 : 1,
+                                 .n_experts = 8,
+                                 .n_used = 2,
+                                 .tile = grouped ? tile : 1};
+        for (int i = 0; pm_variant_at(dev, &shape, i, &v); i++)
+            if (dtype == PM_F16 || v.by != PM_BY_MATVEC || ((uint32_t)i + e + (uint32_t)dtype) % N_EPILOGUES == 0)
+                PM_TRY(add_variant(l, dev, &shape, &v));
     }
     return PM_OK;
 }
@@ -502,8 +556,10 @@ static pm_status add_all(use_list *l, const pm_device *dev) {
     for (int id = 0; id < PM_KERNEL_COUNT; id++)
         if (pm_kernel_available(dev, (pm_kernel_id)id))
             PM_TRY(add_fixed(l, (pm_kernel_id)id));
-    for (int d = 0; d < PM_DTYPE_COUNT; d++)
+    for (int d = 0; d < PM_DTYPE_COUNT; d++) {
         PM_TRY(add_products(l, dev, (pm_dtype)d));
+        PM_TRY(add_experts(l, dev, (pm_dtype)d));
+    }
     return add_ceilings(l, dev);
 }
 

@@ -29,11 +29,20 @@ static const struct trial_case {
     {"matvec_", pm_lab_read_dtype, pm_try_matvec},
     {"matmul_cm_", pm_lab_read_dtype, pm_try_matmul_cm},
     {"matmul_", pm_lab_read_dtype, pm_try_matmul},
+    {"experts_matvec_", pm_lab_read_dtype, pm_try_experts_matvec},
+    {"experts_matmul_", pm_lab_read_dtype, pm_try_experts_matmul},
+    {"experts_sum", NULL, pm_try_experts_sum},
+    {"route", NULL, pm_try_route},
+    {"group", NULL, pm_try_group},
+    {"rope_store_plain_", pm_lab_read_cache_dtype, pm_try_rope_store},
     {"rope_store_", pm_lab_read_cache_dtype, pm_try_rope_store},
     {"attend_merge", NULL, pm_try_attend_merge},
+    {"attend_plain_", pm_lab_read_cache_dtype, pm_try_attend},
     {"attend_", pm_lab_read_cache_dtype, pm_try_attend},
+    {"adjust", NULL, pm_try_adjust},
     {"sieve", NULL, pm_try_sieve},
     {"sample", NULL, pm_try_sample},
+    {"logprobs", NULL, pm_try_logprobs},
     {"ceiling_", is_ceiling, pm_try_ceiling},
 };
 
@@ -76,9 +85,11 @@ void pm_lab_try(pm_lab *lab, const pm_kernel_use *use, pm_verdict *verdict) {
     pm_lab_clear(lab, c != NULL);
     VkPipeline pipeline;
     lab->status = pm_kernel_pipeline(lab->dev, use->id, use->spec, use->n_spec, &pipeline);
-    lab->dev->forced_workgroup = use->n_spec == 1 ? use->spec[0] : 0;
+    pm_caps caps = lab->dev->caps; // which a case may change, to have the kernel laid out its way
+    lab->dev->forced_use = use;
     if (c && lab->status == PM_OK)
         c->run(lab, use, type);
-    lab->dev->forced_workgroup = 0;
+    lab->dev->forced_use = NULL;
+    lab->dev->caps = caps;
     *verdict = (pm_verdict){.use = *use, .fate = judge(lab), .error = lab->error, .ms = lab->ms};
 }

@@ -253,9 +253,9 @@ void pm_try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { N_KV_HEADS = 2 };
     uint32_t dim = use->spec[1], n_heads = use->spec[2] * N_KV_HEADS, count = N_ROWS * n_heads * dim;
     pm_dtype dtype;
-    if (use->n_spec < 4 || !pm_lab_read_cache_dtype(type, &dtype))
+    if (use->n_spec < 3 || !pm_lab_read_cache_dtype(type, &dtype))
         return;
-    const struct pm_row *rows = use->spec[3] > 1 ? piece_rows : cache_rows;
+    const struct pm_row *rows = use->n_spec > 3 && use->spec[3] > 1 ? piece_rows : cache_rows;
     pm_kv kv = take_cache(lab, dtype, N_KV_HEADS, dim);
     float *q = pm_lab_floats(lab, count, -2, 2), *k = fill_cache(lab, &kv, true), *v = fill_cache(lab, &kv, false);
     pm_attend op = {.out = pm_lab_activation(lab, N_ROWS, n_heads * dim, NULL),
@@ -281,7 +281,7 @@ void pm_try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
                   want, size);
     for (uint32_t n_splits = 1; n_splits <= MAX_PAGES; n_splits += MAX_PAGES - 1) {
         pm_lab_begin(lab);
-        pm_attend_split(lab->cmd, &op, partial, n_splits, PM_PAGE, use->spec[3]);
+        pm_attend_split(lab->cmd, &op, partial, n_splits, PM_PAGE, use);
         if (pm_lab_run(lab))
             compare_attended(lab, &op, partial, n_splits, want, size);
     }

@@ -11,7 +11,7 @@ typedef struct product {
     uint32_t epilogue, rows, cols, n;
 } product;
 
-static void compare_products(pm_lab *lab, pm_tensor got, const double *want, const double *size, uint32_t length) {
+void pm_lab_compare_products(pm_lab *lab, pm_tensor got, const double *want, const double *size, uint32_t length) {
     const uint32_t *words = pm_lab_result(lab, got.data);
     for (size_t at = 0; at < (size_t)got.rows * got.cols; at++)
         pm_lab_compare(lab, pm_lab_float(words, at / got.cols * got.stride + at % got.cols), want[at],
@@ -21,7 +21,7 @@ static void compare_products(pm_lab *lab, pm_tensor got, const double *want, con
 static void compare_norm(pm_lab *lab, const product *p, pm_tensor y, const pm_ref_linear_args *args) {
     double *want = pm_lab_doubles(lab, (size_t)p->n * p->rows), *size = pm_lab_doubles(lab, (size_t)p->n * p->rows);
     pm_ref_linear(args, want, size);
-    compare_products(lab, y, want, size, p->cols);
+    pm_lab_compare_products(lab, y, want, size, p->cols);
 }
 
 static void try_norm_linear(pm_lab *lab, const product *p) {
@@ -59,23 +59,25 @@ static void try_norm_linear(pm_lab *lab, const product *p) {
                                            .glu = glu});
 }
 
-// x, normed = x * gain, and the partial sums of x^2.
-static void compare_hidden(pm_lab *lab, const product *p, const pm_hidden *h, const float *gain, const double *want,
-                           const double *size) {
-    const uint32_t *normed = pm_lab_result(lab, h->normed.data), *squares = pm_lab_result(lab, h->squares.data);
-    compare_products(lab, h->x, want, size, p->cols);
-    for (uint32_t r = 0; r < p->n; r++) {
+void pm_lab_compare_hidden(pm_lab *lab, const pm_hidden *h, const float *gain, const double *want, const double *size,
+                           uint32_t length) {
+    const uint32_t *x = pm_lab_result(lab, h->x.data), *normed = pm_lab_result(lab, h->normed.data);
+    const uint32_t *squares = pm_lab_result(lab, h->squares.data);
+    uint32_t dim = h->x.cols;
+    for (uint32_t r = 0; r < h->x.rows; r++) {
         double sum = 0, sum_size = 0, got = 0;
-        for (uint32_t i = 0; i < p->rows; i++) {
-            size_t at = (size_t)r * p->rows + i;
+        for (uint32_t i = 0; i < dim; i++) {
+            size_t at = (size_t)r * dim + i;
+            pm_lab_compare(lab, pm_lab_float(x, (uint64_t)r * h->x.stride + i), want[at],
+                           pm_lab_product_tolerance(lab, length, size[at]));
             pm_lab_compare(lab, pm_lab_float(normed, (uint64_t)r * h->normed.stride + i), want[at] * gain[i],
-                           pm_lab_product_tolerance(lab, p->cols, size[at] * fabs(gain[i])));
+                           pm_lab_product_tolerance(lab, length, size[at] * fabs(gain[i])));
             sum += want[at] * want[at];
             sum_size += want[at] * want[at] + 2 * fabs(want[at]) * size[at];
         }
         for (uint32_t i = 0; i < h->n_parts; i++)
             got += pm_lab_float(squares, (uint64_t)r * h->squares.stride + i);
-        pm_lab_compare(lab, got, sum, pm_lab_product_tolerance(lab, p->cols > p->rows ? p->cols : p->rows, sum_size));
+        pm_lab_compare(lab, got, sum, pm_lab_product_tolerance(lab, length > dim ? length : dim, sum_size));
     }
 }
 
@@ -97,7 +99,7 @@ static void try_linear_add(pm_lab *lab, const product *p) {
         return;
     pm_ref_linear(&(pm_ref_linear_args){.n = p->n, .rows = p->rows, .cols = p->cols, .x = src, .w = w.values, .add = x}, want,
                   size);
-    compare_hidden(lab, p, &h, gain, want, size);
+    pm_lab_compare_hidden(lab, &h, gain, want, size, p->cols);
 }
 
 // Rows that leave the second group unfinished, more blocks than lanes share and an odd number of them, columns that fill no block

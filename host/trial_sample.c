@@ -1,8 +1,50 @@
-// Trials of what comes after the logits: sieve, sample.
+// Trials of what comes after the logits: adjust, sieve, sample, logprobs.
 #include "host/lab.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
+
+// Every kind of id: unseen, of the prompt, drawn once and often; biased and not.
+void pm_try_adjust(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    enum { M = 2 };
+    static const struct pm_sampling sampling[M] = {{.repeat = 1.5f, .inv_repeat = 1 / 1.5f, .presence = 0.5f, .frequency = -0.25f},
+                                                   {.repeat = 1, .inv_repeat = 1, .presence = -1}};
+    static const uint32_t index[M] = {1, 0};
+    static const struct pm_row rows[M] = {{.token = 3}, {.token = 4}};
+    (void)type;
+    uint32_t n_valid = 2 * use->spec[0] + 7, vocab = n_valid + 9, count = M * n_valid;
+    float *logits = pm_lab_floats(lab, (size_t)M * vocab, -8, 8), *bias = pm_lab_floats(lab, count, -3, 3);
+    uint32_t *seen = pm_lab_room(lab, count, sizeof(*seen));
+    for (uint32_t i = 0; i < count; i++)
+        seen[i] = (i % 3 ? 0 : PM_SEEN_IN_PROMPT) | (i % 5 < 2 ? i % 4 : 0);
+    pm_adjust op = {.adjusted = pm_lab_activation(lab, M, vocab, NULL),
+                    .logits = pm_lab_activation(lab, M, vocab, logits),
+                    .n_valid = n_valid,
+                    .sampling = pm_lab_put(lab, sampling, sizeof(sampling) / 4),
+                    .bias = pm_lab_put(lab, bias, count),
+                    .index = pm_lab_put(lab, index, M),
+                    .rows = pm_lab_put(lab, rows, sizeof(rows) / 4),
+                    .seen = pm_lab_put(lab, seen, count),
+                    .count_rows = true};
+    double *want = pm_lab_doubles(lab, n_valid);
+    if (!pm_lab_ok(lab))
+        return;
+    pm_lab_begin(lab);
+    pm_op_adjust(lab->cmd, &op);
+    if (!pm_lab_run(lab))
+        return;
+    for (uint32_t m = 0; m < M; m++) {
+        const float *row = logits + (size_t)m * vocab, *row_bias = bias + (size_t)m * n_valid;
+        uint32_t *row_seen = seen + (size_t)m * n_valid;
+        row_seen[rows[index[m]].token]++;
+        pm_ref_adjust(row, n_valid, &sampling[m], row_bias, row_seen, want);
+        for (uint32_t i = 0; i < n_valid; i++)
+            pm_lab_compare(lab, pm_lab_float(pm_lab_result(lab, op.adjusted.data), (uint64_t)m * op.adjusted.stride + i), want[i],
+                           pm_lab_tolerance(5, 2 * (fabs((double)row[i]) + fabs((double)row_bias[i])) + 4));
+    }
+    pm_lab_compare_exactly(lab, !memcmp(pm_lab_result(lab, op.seen), seen, (size_t)count * 4));
+}
 
 static bool is_listed(const uint32_t *sieved, uint32_t id) {
     uint32_t i = 0;
@@ -95,5 +137,49 @@ void pm_try_sample(pm_lab *lab, const pm_kernel_use *use, const char *type) {
                        want[3] = {id, rows[index[m]].seq, rows[index[m]].pos + 1};
         pm_ref_sample(logits + (size_t)m * vocab, n_valid, &sampling[m], 1e-4, p);
         pm_lab_compare_exactly(lab, id < n_valid && p[id < n_valid ? id : 0] > 0 && !memcmp(next, want, sizeof(want)));
+    }
+}
+
+static uint32_t place_of(const float *logits, uint32_t n_valid, uint32_t id) {
+    uint32_t place = 0;
+    for (uint32_t i = 0; i < n_valid; i++)
+        place += logits[i] > logits[id] || (logits[i] == logits[id] && i < id);
+    return place;
+}
+
+// Of the likeliest the last ones are equal.
+void pm_try_logprobs(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    enum { M = 2, N = 5 };
+    (void)type;
+    uint32_t n_valid = 2 * use->spec[0] + 7, vocab = n_valid + 9;
+    const struct pm_row next[M] = {{.token = n_valid - 1}, {.token = 3}};
+    float *logits = pm_lab_floats(lab, (size_t)M * vocab, -8, 8);
+    for (uint32_t m = 0; m < M; m++) {
+        for (uint32_t i = 1; i < n_valid; i += n_valid / 7)
+            logits[(size_t)m * vocab + i] = i < n_valid / 2 ? 9 + (float)i / 64 : 9;
+        logits[(size_t)m * vocab + n_valid] = 100; // padding
+    }
+    pm_logprobs op = {.logits = pm_lab_activation(lab, M, vocab, logits),
+                      .n_valid = n_valid,
+                      .n = N,
+                      .next = pm_lab_put(lab, next, sizeof(next) / 4),
+                      .likely = pm_lab_take(lab, M * (1 + N) * sizeof(struct pm_likely))};
+    double *want = pm_lab_doubles(lab, n_valid);
+    if (!pm_lab_ok(lab))
+        return;
+    pm_lab_begin(lab);
+    pm_op_logprobs(lab->cmd, &op);
+    if (!pm_lab_run(lab))
+        return;
+    for (uint32_t m = 0; m < M; m++) {
+        const uint32_t *got = pm_lab_result(lab, op.likely) + (size_t)m * (1 + N) * 2;
+        pm_ref_logprobs(logits + (size_t)m * vocab, n_valid, want);
+        pm_lab_compare_exactly(lab, got[0] == next[m].token);
+        for (uint32_t i = 0; i <= N; i++) {
+            uint32_t id = got[2 * i] < n_valid ? got[2 * i] : 0;
+            pm_lab_compare_exactly(lab, id == got[2 * i] && (i == 0 || place_of(logits + (size_t)m * vocab, n_valid, id) == i - 1));
+            pm_lab_compare(lab, pm_lab_float(got, 2 * i + 1), want[id],
+                           pm_lab_tolerance(n_valid, 1) + FLT_EPSILON * fabs(want[id]));
+        }
     }
 }

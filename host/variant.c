@@ -32,15 +32,18 @@ enum { N_LINEAR = sizeof(linear_table) / sizeof(*linear_table) };
 
 static const uint32_t workgroups[] = {64, 32, 16, 128};
 
-static bool fits(const pm_device *dev, const pm_variant *v) {
+// MOST_SUMS: of a lane, where tiles of experts ask for more columns than the table says; beyond that they leave the registers.
+static bool fits(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *v) {
+    enum { MOST_SUMS = 64 };
     const pm_matvec_shape *s = &v->shape;
+    uint32_t cols = shape->n_experts ? shape->tile : s->max_cols;
     if (v->by == PM_BY_MATRICES)
         return dev->caps.has & PM_NEED_COOPMAT;
     if (v->by == PM_BY_TILES)
         return PM_TILE_ROWS * PM_TILE_COLS / 16 <= dev->info.max_invocations;
-    uint64_t shared = s->lanes > 1 ? (uint64_t)(s->rows + 1) * s->max_cols * s->workgroup : 0; // matvec.comp: lane_sums
-    shared += (uint64_t)s->max_cols * s->workgroup;                                            // lane_squares
-    return s->workgroup <= dev->info.max_invocations && 4 * shared <= dev->info.max_shared;
+    uint64_t shared = s->lanes > 1 ? (uint64_t)(s->rows + 1) * cols * s->workgroup : 0; // matvec.comp: lane_sums
+    shared += (uint64_t)cols * s->workgroup;                                            // lane_squares
+    return s->workgroup <= dev->info.max_invocations && 4 * shared <= dev->info.max_shared && s->rows * cols <= MOST_SUMS;
 }
 
 bool pm_variant_same(const pm_variant *a, const pm_variant *b) {
@@ -56,7 +59,7 @@ static bool is_made(const pm_device *dev, const pm_linear_shape *shape, const pm
 static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
     const pm_caps *caps = &dev->caps;
     pm_variant matrices = {.name = "default", .by = PM_BY_MATRICES};
-    if (shape->n <= caps->matvec.max_cols)
+    if (shape->n <= caps->matvec.max_cols || (shape->n_experts && !(shape->epilogue & PM_LINEAR_GROUPED)))
         return (pm_variant){.name = "default", .shape = caps->matvec};
     if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &matrices))
         return matrices;
@@ -65,7 +68,7 @@ static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
 
 // Whether a row of the table is for this device and product.
 static bool is_for(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *v) {
-    return (v->classes >> dev->caps.device_class & 1) && fits(dev, v) && !(shape->exact && v->by == PM_BY_MATRICES) &&
+    return (v->classes >> dev->caps.device_class & 1) && fits(dev, shape, v) && !(shape->exact && v->by == PM_BY_MATRICES) &&
            is_made(dev, shape, v);
 }
 
@@ -93,6 +96,14 @@ bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const 
     return true;
 }
 
+bool pm_variant_any_right(const pm_device *dev, const pm_linear_shape *shape) {
+    pm_variant v;
+    for (int i = 0; pm_variant_at(dev, shape, i, &v); i++)
+        if (pm_variant_right(dev, shape, &v))
+            return true;
+    return false;
+}
+
 pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape) {
     pm_variant v;
     if (dev->forced)
@@ -107,9 +118,20 @@ pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape)
 
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual_size) {
     pm_kernel_use use = {.id = kernel, .spec = {usual_size}, .n_spec = 1};
-    if (dev->forced_workgroup)
-        return dev->forced_workgroup;
+    if (dev->forced_use && dev->forced_use->id == kernel)
+        return dev->forced_use->spec[0];
     for (size_t i = 0; i < sizeof(workgroups) / sizeof(*workgroups) && pm_selftest_is_bad(dev, &use); i++)
         use.spec[0] = workgroups[i];
     return pm_selftest_is_bad(dev, &use) ? usual_size : use.spec[0];
+}
+
+uint32_t pm_variant_workgroup_at(int i) {
+    return i < (int)(sizeof(workgroups) / sizeof(*workgroups)) ? workgroups[i] : 0;
+}
+
+pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n) {
+    for (int i = 0; i < n; i++)
+        if (dev->forced_use ? dev->forced_use->id == uses[i].id : !pm_selftest_is_bad(dev, &uses[i]))
+            return dev->forced_use ? *dev->forced_use : uses[i];
+    return uses[0];
 }

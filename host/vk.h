@@ -32,7 +32,8 @@ struct pm_device {
     struct pm_verdicts *verdicts;              // selftest.c; NULL: kernels are trusted
     struct pm_tuned *tuned;                    // tune.c; NULL: nothing was measured
     const struct pm_variant *forced;           // by a trial or a measurement: products take this one and no other
-    uint32_t forced_workgroup;                 // the same for kernels that take any; 0: none
+    const struct pm_attend_way *forced_way;    // the same of attention
+    const struct pm_kernel_use *forced_use;    // the same of other kernels: this one is used as here
     uint64_t time_limit_ns;                    // of a submission, in trials; 0: none
     PFN_vkSetDebugUtilsObjectNameEXT set_name; // NULL: VK_EXT_debug_utils is not there
 };
@@ -153,6 +154,8 @@ void pm_selftest_close(pm_device *dev);
 // place.
 pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);
 bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use);
+bool pm_selftest_knows(const pm_device *dev, const pm_kernel_use *use); // a verdict, or that none is asked for
+bool pm_selftest_found_bad(const pm_device *dev);                       // any use at all
 // The error of a use that is bad with nothing to take its place. What only the disk says is tried once more before (PM_OK).
 pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use);
 
@@ -177,6 +180,9 @@ typedef struct pm_linear_shape {
     pm_dtype dtype;
     uint32_t epilogue, rows, cols, n;
     bool exact; // no kernel that multiplies halves
+    // Of products with experts, whose matrices have `rows` each:
+    uint32_t n_experts, n_used; // 0: it is none of those
+    uint32_t tile;              // most pairs of a row and an expert that one workgroup takes
 } pm_linear_shape;
 
 // Number i of the variants that this device may take, the default first; false behind the last.
@@ -184,17 +190,51 @@ bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm
 // What was forced or tuned, else the first that is right; where none is, the default.
 pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant);
+bool pm_variant_any_right(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_same(const pm_variant *a, const pm_variant *b);
 // Of a kernel that takes any workgroup: the first of the table's sizes that is right.
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
+uint32_t pm_variant_workgroup_at(int i); // those sizes; 0 behind the last
+// Of n uses that compute the same the first that is right; where none is, the first.
+pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n);
 
 // op_linear.c: the uses that a product makes of kernels, one or two
 int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
 
-// op_attend.c: the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
+// op_moe.c: the same of a product with experts, none where the variant cannot; and the steps of its verbs, for trials and
+// measurements
+int pm_experts_uses(const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
+struct pm_routes;
+struct pm_hidden;
+uint32_t pm_experts_tile(const pm_device *dev,
+                         const struct pm_routes *routes); // pairs of a tile; 1: rows take their experts one by one
+void pm_experts_group(pm_cmd *cmd, const struct pm_routes *routes);
+// products (n * n_used, dim) = src (n * n_used, cols) * their part of w^T, where rows are grouped; and the sum of them
+void pm_experts_multiply(pm_cmd *cmd, pm_tensor products, pm_tensor src, pm_tensor w, const struct pm_routes *routes);
+void pm_experts_sum(pm_cmd *cmd, struct pm_hidden *h, pm_tensor products, pm_tensor gain, const struct pm_routes *routes);
+
+uint32_t pm_experts_tile_cols(const pm_caps *caps, uint32_t epilogue); // of tiles where `epilogue` is grouped, else 1
+
+// op_attend.c: attention as far as a choice depends on it, and how it is laid out.
+typedef struct pm_attend_shape {
+    pm_dtype dtype; // of the cache
+    uint32_t n, n_heads, n_kv_heads, head_dim;
+    uint32_t length; // positions
+} pm_attend_shape;
+typedef struct pm_attend_way {
+    uint32_t split; // positions that a workgroup takes, a multiple of PM_PAGE; 0: all
+    uint32_t rows;  // that it takes of those with consecutive positions
+} pm_attend_way;
+// Number i of the ways that this device may take, the default first; false behind the last.
+bool pm_attend_way_at(const pm_device *dev, const pm_attend_shape *shape, int i, pm_attend_way *way);
+bool pm_attend_has_way(const pm_device *dev, const pm_attend_shape *shape, const pm_attend_way *way);
+int pm_attend_uses(const pm_device *dev, const pm_attend_shape *shape, const pm_attend_way *way, pm_kernel_use uses[2]);
+uint64_t pm_attend_partial_bytes(const pm_attend_shape *shape, uint32_t split);
+
+// the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
 struct pm_attend;
 void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len,
-                     uint32_t rows);
+                     const pm_kernel_use *use);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
 
 // op_ceiling.c: the uses that the device at hand has, and the pm_ceiling_kind of each; returns how many
@@ -210,6 +250,28 @@ void pm_tune_close(pm_device *dev);
 // Of n ratios, the challenger's time to the champion's, in turns: is the challenger clearly faster? Sorts them.
 bool pm_tune_wins(double *ratios, int n);
 bool pm_tune_find(const pm_device *dev, const pm_linear_shape *shape, pm_variant *variant);
+bool pm_tune_find_attend(const pm_device *dev, const pm_attend_shape *shape, pm_attend_way *way);
+
+// contest.c: ways to do the same, measured against each other
+enum { PM_CONTEST_MOST = 32 };
+typedef struct pm_contest {
+    pm_device *dev;
+    uint64_t deadline_ns;
+    double rate;                     // bytes a microsecond that the device moves; 0: unknown
+    int n;                           // candidates; number 0 is the default
+    uint64_t bytes[PM_CONTEST_MOST]; // that each must at least move
+    int most_pieces;                 // of the same work on other data
+    void (*record)(void *user, pm_cmd *cmd, int candidate, int piece);
+    void *user;
+    // What comes of it:
+    int n_pieces, winner;
+    bool partly;         // time ran out before all had their turn
+    double usual_us, us; // a piece: of the default, of the winner
+} pm_contest;
+pm_status pm_contest_run(pm_contest *contest);
+double pm_contest_rate(pm_device *dev); // by copies
+// Whether what must move so many bytes may take less time than the best.
+bool pm_contest_can_win(uint64_t bytes, double rate, double best_us);
 
 // command.c: what the op_*.c files record
 typedef struct pm_dispatch {
@@ -236,6 +298,9 @@ typedef struct pm_problem {
 } pm_problem;
 void pm_cmd_note_product(pm_cmd *cmd, const pm_linear_shape *shape, const pm_tensor *w);
 const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n);
+// The same of attention.
+void pm_cmd_note_attend(pm_cmd *cmd, const pm_attend_shape *shape);
+const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);

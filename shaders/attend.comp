@@ -5,44 +5,12 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#include "kv.glsl"
-PM_ARGS(pm_attend_args);
+#include "attend.glsl"
 
-layout(constant_id = 1) const uint HEAD_DIM = 128;
-layout(constant_id = 2) const uint GROUP = 4; // n_heads / n_kv_heads
 layout(constant_id = 3) const uint ROWS = 1;  // more than one: they have consecutive positions of one sequence
 
 const uint QUERIES = GROUP * ROWS;
 const uint PARTS = 8; // of a query's scores in a tile, when the greatest is looked for; divides WORKGROUP
-
-layout(binding = 0) readonly buffer Q {
-    float q[]; // (n, q_stride)
-};
-layout(binding = 1) readonly buffer Rows {
-    pm_row rows[];
-};
-layout(binding = 2) readonly buffer Pages {
-    uint pages[];
-};
-layout(binding = 3) readonly buffer K {
-    uvec4 k[];
-};
-layout(binding = 4) readonly buffer V {
-#if defined(KV_Q8_0)
-    uint v[];
-#else
-    kv_pair v[];
-#endif
-};
-layout(binding = 5) buffer Out {
-    float result[]; // (n, out_stride)
-};
-layout(binding = 6) buffer Partial {
-    float partial[]; // (n, n_heads, n_splits, HEAD_DIM + 2): sum of p v, greatest score, sum of p
-};
-
-const float LOG2_E = 1.44269504088896340736;
-const float LOWEST = -3.0e38;
 
 shared float q_group[QUERIES * HEAD_DIM];
 shared float scores[QUERIES * WORKGROUP]; // then probabilities
@@ -51,43 +19,6 @@ shared float parts[QUERIES * PARTS];
 vec2 sum_pv[QUERIES];
 float greatest[QUERIES];
 float sum_p[QUERIES]; // of this lane's positions
-
-// The values of a chunk of keys; scale is Q8_0's.
-void key_values(uvec4 chunk, float scale, out float values[KV_CHUNK]) {
-    PM_UNROLL for (uint i = 0; i < 4; i++) {
-#if defined(KV_Q8_0)
-        PM_UNROLL for (uint j = 0; j < 4; j++) values[4 * i + j] = kv_quant(chunk[i], j) * scale;
-#elif defined(KV_F16)
-        vec2 pair = unpackHalf2x16(chunk[i]);
-        values[2 * i] = pair.x;
-        values[2 * i + 1] = pair.y;
-#else
-        values[i] = uintBitsToFloat(chunk[i]);
-#endif
-    }
-}
-
-// The scale of a chunk of the keys of a position.
-float key_scale(uint page, uint pos, uint head, uint c) {
-#if defined(KV_Q8_0)
-    uint word = k_scale_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + c / 4 * PM_PAGE;
-    return kv_scales_unpack(k[word / 4][word % 4])[c / 2 % 2];
-#else
-    return 1;
-#endif
-}
-
-// This lane's pair of dims of the values of a position.
-vec2 value_pair(uint page, uint pos, uint head) {
-    uint lane = gl_LocalInvocationID.x, at = v_at(page, pos, head, a.n_kv_heads, HEAD_DIM);
-#if defined(KV_Q8_0)
-    uint word = v[at + lane / 2] >> lane % 2 * 16;
-    vec2 scales = kv_scales_unpack(v[v_scale_at(page, pos, head, a.n_kv_heads, HEAD_DIM) + lane / 32]);
-    return vec2(kv_quant(word, 0), kv_quant(word, 1)) * (lane / 16 % 2 == 0 ? scales.x : scales.y);
-#else
-    return kv_unpack(v[at + lane]);
-#endif
-}
 
 // Of the rows, and what this workgroup looks at.
 struct span {
@@ -201,7 +132,7 @@ void main() {
         barrier();
         uint count = min(WORKGROUP, s.end - tile);
         for (uint t = 0; t < count; t++) {
-            vec2 value = value_pair(pages[table + (tile + t) / PM_PAGE], tile + t, head);
+            vec2 value = value_pair(pages[table + (tile + t) / PM_PAGE], tile + t, head, lane);
             PM_UNROLL for (uint g = 0; g < QUERIES; g++)
                 sum_pv[g] = fma(vec2(scores[g * WORKGROUP + t]), value, sum_pv[g]);
         }
