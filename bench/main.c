@@ -293,6 +293,7 @@ static int run(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    pm_program_begin(&argc, &argv);
     if (argc == 2 && !strcmp(argv[1], "--version"))
         return printf("pumice-bench %s\n", app_version()) < 0;
     if (argc > 1 && !strcmp(argv[1], PM_TRY_COMMAND))

@@ -166,6 +166,12 @@ static const pm_coopmat_info *find_coopmat(const pm_device_info *info) {
     return best;
 }
 
+// What matmul_cm.comp declares.
+static uint32_t coopmat_shared(const pm_coopmat_shape *s) {
+    uint32_t tiles = 2 * (s->rows + s->cols) * (PM_BLOCK + 8), sums = s->workgroup / s->subgroup * s->m * s->n;
+    return tiles + 4 * (sums + s->cols + s->cols * s->down * (s->m / 2));
+}
+
 // 4 subgroups, 2 by 2. One of them takes 4 by 2 matrices of 16 (a tile of 128 rows by 64: 24 KiB of shared memory), of smaller ones
 // 2 by 2: those are what software drivers have, which write out every product. Subgroups of 32 where the device has a choice: that
 // is what AMD's and NVIDIA's matrices are made for.
@@ -185,7 +191,7 @@ static bool lay_coopmat(const pm_device_info *info, pm_coopmat_shape *shape) {
         .cols = 2 * 2 * m->n,
         .down = 2,
     };
-    return workgroup <= info->max_invocations;
+    return workgroup <= info->max_invocations && coopmat_shared(shape) <= info->max_shared;
 }
 
 static uint32_t has(const pm_device_info *info) {

@@ -118,14 +118,18 @@ static bool read_verdict(const char *line, pm_verdict *v) {
            read_fate(fate, &v->fate);
 }
 
-// What another process has found out meanwhile is kept; what this one has found out itself stands.
-static void load(pm_device *dev) {
-    char *text = pm_store_read(dev, "verdicts");
-    for (char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
+void pm_selftest_read(pm_device *dev, const char *text) {
+    for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
         pm_verdict v;
         if (read_verdict(line, &v) && !find(dev, &v.use) && remember(dev, &v) != PM_OK)
             break;
     }
+}
+
+// What another process has found out meanwhile is kept; what this one has found out itself stands.
+static void load(pm_device *dev) {
+    char *text = pm_store_read(dev, "verdicts");
+    pm_selftest_read(dev, text);
     pm_free(text);
 }
 

@@ -43,7 +43,7 @@ void pm_vk_name(const pm_device *dev, VkObjectType type, uint64_t handle, const 
 
 // probe.c: what a physical device has, and the VkDevice made with what we use of it.
 pm_status pm_probe(VkPhysicalDevice physical, pm_device_info *info, uint32_t *queue_family); // UNSUPPORTED: not for us, and why
-pm_status pm_probe_create_device(VkPhysicalDevice physical, uint32_t queue_family, VkDevice *vk);
+pm_status pm_probe_create_device(VkPhysicalDevice physical, const pm_device_info *info, uint32_t queue_family, VkDevice *vk);
 // The heaps as they are now. What this process holds is already off the budget where the driver tells it (budget_known).
 void pm_probe_heaps(VkPhysicalDevice physical, bool budget_known, pm_heap_info heaps[16], int *n);
 
@@ -150,6 +150,8 @@ bool pm_lab_knows(pm_kernel_id id);
 // selftest.c: which uses of kernels are right on this device
 void pm_selftest_open(pm_device *dev); // loads what is known
 void pm_selftest_close(pm_device *dev);
+// Adds what lines say of uses of which nothing is known yet; what makes no sense here is left out. text may be NULL.
+void pm_selftest_read(pm_device *dev, const char *text);
 // Tries the uses of which nothing is known yet. *found_bad: one of them must not be used; rehearse again, and others take its
 // place.
 pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);

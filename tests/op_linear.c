@@ -148,7 +148,7 @@ static void every_type(void **state) {
         {.form = NORM, .rows = 3, .cols = 33, .n = 1},   {.form = ADD, .rows = 1280, .cols = 1024, .n = 1},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             linear_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -176,7 +176,7 @@ static void every_type_in_tiles(void **state) {
     static const uint32_t rows[] = {PM_TILE_ROWS, PM_TILE_ROWS - 2, PM_TILE_ROWS + 2, 2, 1280};
     static const uint32_t counts[] = {PM_TILE_COLS, PM_TILE_COLS - 1, PM_TILE_COLS + 1, 2, 2 * PM_TILE_COLS + 1};
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (int f = NORM; f <= ADD; f++) {
             uint32_t i = (uint32_t)(d + (size_t)f) % CHECK_COUNT(rows), cols = check_dtypes[d] < PM_Q8_0 ? 100 : 160;
             uint32_t odd = f != GLU;
@@ -200,7 +200,7 @@ static void every_type_on_matrices(void **state) {
     uint32_t tile_rows = check_dev->caps.coopmat.rows, tile_cols = check_dev->caps.coopmat.cols;
     const uint32_t rows[] = {tile_rows, tile_rows - 2, tile_rows + 2, 2, 1280};
     const uint32_t counts[] = {tile_cols, tile_cols - 1, tile_cols + 1, 2, 2 * tile_cols + 1};
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (int f = NORM; f <= ADD; f++) {
             if ((d + (size_t)f) % 4 && check_dtypes[d] != PM_Q4_0)
                 continue; // a kernel takes the compiler of a software driver seconds
@@ -225,7 +225,7 @@ static void exact_in_spite_of_matrices(void **state) {
 // Another way to lay the product over the device, two columns a dispatch: every type with two of the epilogues.
 static void every_type_shaped(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
+    for (size_t d = 0; d < check_n_dtypes; d++) {
         form first = (form)(d % 4), second = (form)((d + 2) % 4);
         run_case(&(linear_case){.form = first, .dtype = check_dtypes[d], .rows = 330, .cols = 288, .n = 1});
         run_case(&(linear_case){.form = first, .dtype = check_dtypes[d], .rows = 2, .cols = 32, .n = 1});
@@ -382,7 +382,7 @@ static void cut(form f, pm_dtype dtype, uint32_t n) {
 
 static void every_type_cut(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (int f = NORM; f <= ADD; f++)
             cut((form)f, check_dtypes[d], f == BIAS ? 5 : 1);
 }

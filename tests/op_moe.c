@@ -247,7 +247,7 @@ static void every_type_one_by_one(void **state) {
         {.n = 3, .n_experts = 4, .n_used = 4, .dim = 160, .ffn = 96},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             moe_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -262,7 +262,7 @@ static void every_type_grouped(void **state) {
         {.n = 33, .n_experts = 4, .n_used = 2, .dim = 67, .ffn = 96, .spread = ALL_ALIKE},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             moe_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -287,7 +287,7 @@ enum { BINDING = 256 << 10 }; // bytes bound at once, in the groups below
 
 static void every_type_cut(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
+    for (size_t d = 0; d < check_n_dtypes; d++) {
         run_case(&(moe_case){check_dtypes[d], 1 + (uint32_t)d % 7, 160, 4, 64, 64, ANY, true});
         assert_true(weight_bytes > BINDING);
     }
