@@ -56,10 +56,10 @@ typedef struct pm_model_options {
 
 // Opens a model and puts its weights on the device in the types they have in the file. path: a folder with config.json and
 // *.safetensors, one .safetensors file, or a .gguf file; or "synthetic:NAME:TYPE", random weights in the shapes of NAME and the
-// types of TYPE, to measure with: PM_ERR_USAGE lists both; or "fd:N", a whole .gguf file by its open descriptor, as Android's document
-// picker hands them out (not on Windows): the descriptor stays the caller's and may be closed afterwards. options may be NULL. PM_ERR_IO, PM_ERR_FILE (damaged),
-// PM_ERR_UNSUPPORTED (sound, but nothing we run); PM_ERR_DEVICE_MEMORY, with the shortfall, before anything is allocated where it
-// does not fit.
+// types of TYPE, to measure with: PM_ERR_USAGE lists both; or "fd:N", a whole .gguf file by its open descriptor, as Android's
+// document picker hands them out (not on Windows): the descriptor stays the caller's and may be closed afterwards. options may be
+// NULL. PM_ERR_IO, PM_ERR_FILE (damaged), PM_ERR_UNSUPPORTED (sound, but nothing we run); PM_ERR_DEVICE_MEMORY, with the shortfall,
+// before anything is allocated where it does not fit.
 pm_status pm_model_open(pm_device *dev, const char *path, const pm_model_options *options, pm_model **model);
 void pm_model_close(pm_model **model);
 

@@ -284,7 +284,7 @@ double pm_load_average(void) {
     return sscanf(text, "%lf", &load) == 1 ? load : -1;
 }
 
-// ---- libraries ----------------------------------------------------------------------------------------------------------
+// ---- libraries -----------------------------------------------------------------------------------------------------------
 
 void *pm_library_open(const char *name) {
     return dlopen(name, RTLD_NOW | RTLD_LOCAL);

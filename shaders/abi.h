@@ -49,11 +49,11 @@ struct pm_sampling {
 };
 
 // Of a slice of the logits that many workgroups look through for the one that draws.
-#define PM_SIEVE_SLICE 4096u
-#define PM_SIEVE_MOST  127u        // ids that come through
-#define PM_SIEVE_ALL   0xffffffffu // more do, or it cannot be told which
-#define PM_SIEVE_TOP_K 40u         // of more than that, all
-#define PM_SIEVE_LISTED 2048u      // ids of all slices
+#define PM_SIEVE_SLICE  4096u
+#define PM_SIEVE_MOST   127u        // ids that come through
+#define PM_SIEVE_ALL    0xffffffffu // more do, or it cannot be told which
+#define PM_SIEVE_TOP_K  40u         // of more than that, all
+#define PM_SIEVE_LISTED 2048u       // ids of all slices
 
 // What adjust knows of an id: how often it was drawn, and whether the prompt has it.
 #define PM_SEEN_IN_PROMPT 0x80000000u

@@ -11,7 +11,7 @@ rule() {
     [ "$1" != -i ] || { flag=-iE && shift; }
     pattern=$1
     shift
-    if git grep --untracked -nI $flag -e "^([^/]|/[^/])*($pattern)" -- "$@" ':!*.md' ':!*.txt'; then
+    if git grep --untracked -nI $flag -e "^([^/]|/[^/])*($pattern)" -- "$@" ':!*.md' ':!*.txt' ':!*.svg'; then
         echo "    FAILED: $says"
         failed=$((failed + 1))
     else

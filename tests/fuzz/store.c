@@ -1,5 +1,5 @@
-// Lines of verdicts (first byte even) and of plans (odd) as the cache folder holds them, on a device that is made up: of what makes no
-// sense nothing may stay, and what stays must be something that this device can do.
+// Lines of verdicts (first byte even) and of plans (odd) as the cache folder holds them, on a device that is made up: of what makes
+// no sense nothing may stay, and what stays must be something that this device can do.
 #include "host/tune.h"
 
 #include <stdlib.h>
