@@ -39,7 +39,7 @@ make_for() {
     shift
     find_tools
     if depend "$prefix" "$@" && (export PKG_CONFIG_LIBDIR="$prefix/lib/pkgconfig" && build "$build" "$@" -DPM_TESTS=ON -DPM_WERROR=ON \
-        -DPM_LIBEDIT=OFF -DBUILD_SHARED_LIBS=ON -DCMAKE_DISABLE_FIND_PACKAGE_Vulkan=ON \
+        -DPM_LIBEDIT=OFF -DCMAKE_PREFIX_PATH="$prefix" -DBUILD_SHARED_LIBS=ON -DCMAKE_DISABLE_FIND_PACKAGE_Vulkan=ON \
         -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--no-undefined); then
         tally 1 0 0
     else
