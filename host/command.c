@@ -604,6 +604,10 @@ pm_status pm_cmd_submit(pm_cmd *cmd) {
     return PM_OK;
 }
 
+bool pm_cmd_is_running(const pm_cmd *cmd) {
+    return cmd->state == CMD_RUNNING;
+}
+
 pm_status pm_cmd_wait(pm_cmd *cmd) {
     if (cmd->state != CMD_RUNNING)
         return PM_OK;

@@ -57,6 +57,10 @@ void pm_lab_close(pm_lab **closing) {
     pm_free(lab);
 }
 
+bool pm_lab_is_stuck(const pm_lab *lab) {
+    return pm_cmd_is_running(lab->cmd);
+}
+
 void pm_lab_clear(pm_lab *lab, bool has_case) {
     lab->used = lab->room_used = 0;
     lab->n_guards = 0;

@@ -3,10 +3,10 @@
 // quarantined, and variant.c passes it over. Verdicts are kept on disk.
 //
 // The child is a program that hands its arguments on to pm_device_try_kernels: `pumice` and `pumice-bench` start themselves. A
-// program that only links the library may name one of them (pm_device_try_with). Otherwise kernels are tried in the process itself,
-// on a second device: not after a fork, since neither a driver nor its threads live through one. A wrong result, a kernel that
-// never ends and a lost device are survived there too; a crash is not, but the mark that is left on disk before each trial keeps it
-// from happening twice.
+// program that only links the library may name one of them (pm_device_try_with). Otherwise, and where os.c starts no children
+// (pm_program_run is unsupported), kernels are tried in the process itself, on a second device: not after a fork, since neither a
+// driver nor its threads live through one. A wrong result, a kernel that never ends and a lost device are survived there too; a
+// crash is not, but the mark that is left on disk before each trial keeps it from happening twice.
 #include "host/ops.h"
 #include "host/vk.h"
 
@@ -217,8 +217,8 @@ static void try_here(pm_device *dev, pm_verdict *todo, int n) {
         }
         mark(dev, &todo[i].use);
         pm_lab_try(p.lab, &todo[i].use, &todo[i]);
-        if (todo[i].fate == PM_FATE_HANGS || todo[i].fate == PM_FATE_LOST)
-            leave(&p, todo[i].fate == PM_FATE_HANGS);
+        if (todo[i].fate == PM_FATE_LOST || pm_lab_is_stuck(p.lab))
+            leave(&p, pm_lab_is_stuck(p.lab));
     }
     mark(dev, NULL);
     leave(&p, false);
@@ -248,7 +248,7 @@ static int try_in_lab(pm_lab *lab, const pm_kernel_use *uses, int n) {
         say("tries %d\n", i);
         pm_lab_try(lab, &uses[i], &v);
         say("found %d %s %g %g\n", i, pm_fate_name(v.fate), v.error, v.ms);
-        if (v.fate == PM_FATE_HANGS || v.fate == PM_FATE_LOST)
+        if (v.fate == PM_FATE_LOST || pm_lab_is_stuck(lab))
             _Exit(0); // without waiting for what will not come
     }
     return 0;

@@ -282,8 +282,9 @@ void pm_try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     for (uint32_t n_splits = 1; n_splits <= MAX_PAGES; n_splits += MAX_PAGES - 1) {
         pm_lab_begin(lab);
         pm_attend_split(lab->cmd, &op, partial, n_splits, PM_PAGE, use);
-        if (pm_lab_run(lab))
-            compare_attended(lab, &op, partial, n_splits, want, size);
+        if (!pm_lab_run(lab))
+            return;
+        compare_attended(lab, &op, partial, n_splits, want, size);
     }
 }
 

@@ -143,9 +143,10 @@ typedef struct pm_verdict {
 
 typedef struct pm_lab pm_lab;
 pm_status pm_lab_open(pm_device *dev, pm_lab **lab); // on a device of its own, whose time_limit_ns it sets
-void pm_lab_close(pm_lab **lab);                     // not after a trial that hangs: it would wait for ever
+void pm_lab_close(pm_lab **lab);                     // not where it is stuck: it would wait for ever
 void pm_lab_try(pm_lab *lab, const pm_kernel_use *use, pm_verdict *verdict);
 bool pm_lab_knows(pm_kernel_id id);
+bool pm_lab_is_stuck(const pm_lab *lab); // what it runs has not come back: no other trial can be made in it
 
 // selftest.c: which uses of kernels are right on this device
 void pm_selftest_open(pm_device *dev); // loads what is known
@@ -306,5 +307,6 @@ const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);
+bool pm_cmd_is_running(const pm_cmd *cmd); // or its wait failed, and nobody knows
 
 #endif

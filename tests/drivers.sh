@@ -46,6 +46,7 @@ as() {
 }
 
 run_limits() {
+    only='^app_limits$' PM_SLOW=1 run_lavapipe # each of them
     for name in $(sed -n 's/^    {"\([a-z0-9-]*\)", true.*/\1/p' "$root/host/limits.c"); do
         case $name in
         adreno | mali) as "$name" "$whole" ;;

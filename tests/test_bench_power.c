@@ -6,7 +6,6 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "bench/power.h"
 #include "temp.h"
@@ -21,7 +20,7 @@ static void put(const char *path, const char *text) {
     for (char *p = full + 1; *p; p++)
         if (*p == '/') {
             *p = 0;
-            mkdir(full, 0700);
+            make_folder(full);
             *p = '/';
         }
     assert_int_equal(pm_file_write(full, text, strlen(text)), PM_OK);
@@ -55,6 +54,7 @@ static void a_card_by_its_pci_address(void **state) {
     bench_meter_begin(m);
     for (uint64_t began = pm_now_ns(); pm_now_ns() - began < 120000000;)
         bench_meter_look(m);
+    bench_meter_look(m); // on a busy machine none of those may have been in time
     put("bus/pci/devices/0000:03:00.1/hwmon/hwmon4/freq1_input", "1800000000\n");
     p = bench_meter_end(m);
     assert_true(near(p.mhz_min, 1200) && near(p.mhz_max, 1800) && p.joules > 0.1 * p.watts);
