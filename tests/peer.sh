@@ -63,7 +63,8 @@ theirs() {
     [ "$every" = 0 ] || one="-b $n"
     shift 4
     # shellcheck disable=SC2086
-    "$peer/llama-perplexity" -m "$models/$type.gguf" -f "$file" -c "$n" --ppl-stride "$every" $one -ctk f32 -ctv f32 -fa off "$@" 2>&1 | values
+    "$peer/llama-perplexity" -m "$models/$type.gguf" -f "$file" -c "$n" --ppl-stride "$every" $one -ctk f32 -ctv f32 -fa off "$@" \
+        2>&1 | values
 }
 
 # In floats: halves in its products, which lavapipe has, cost it more than a percent (and much time).
@@ -73,9 +74,8 @@ theirs_on_vulkan() {
         theirs "$@" -ngl 99
 }
 
-# perplexity TYPE TEXT CTX STRIDE: the windows of the peer are half a stride longer than it is told, and then padded to a multiple of 256
-# (so that the sum must be one). It may end before its log is written:
-# what counts is the last window that all tell, which may not be far from the last.
+# perplexity TYPE TEXT CTX STRIDE: the peer's windows are half a stride longer than it is told, then padded to a multiple of 256, which
+# they must be already. It may end before its log is written: the last window that all tell counts, and must be near the last.
 perplexity() {
     "$pumice" perplexity "$models/$1.gguf" "$2" --precision f32 -c $(($3 + $4 / 2)) --stride "$4" 2>"$totals.err" | values >"$totals.ours"
     theirs_on_vulkan "$@" >"$totals.vulkan"
@@ -88,7 +88,8 @@ perplexity() {
             for (f in n) most = most > n[f] ? most : n[f]
             ours = value[ARGV[1], k]; vulkan = value[ARGV[2], k]; cpu = value[ARGV[3], k]
             if (!ours || !vulkan || !cpu || k < most - 2) exit 1
-            printf "%d windows: ours %s, peer %s on Vulkan (%.3f %% off), %s on its CPU (%.2f %%)", k, ours, vulkan, off(ours, vulkan), cpu, off(ours, cpu)
+            printf "%d windows: ours %s, peer %s on Vulkan (%.3f %% off), %s on its CPU (%.2f %%)", k, ours,
+                vulkan, off(ours, vulkan), cpu, off(ours, cpu)
             exit off(ours, vulkan) > bound || off(vulkan, ours) > bound
         }' "$totals.ours" "$totals.vulkan" "$totals.cpu" >"$totals.out"; then
         verdict=ok

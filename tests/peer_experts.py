@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""peer_experts.py PUMICE PEER: greedy ids of a mixture of experts (tests/data/checkpoints/qwen3moe) against llama-server. Called by peer.sh.
+"""peer_experts.py PUMICE PEER: greedy ids of a mixture of experts (tests/data/checkpoints/qwen3moe) against llama-server. For peer.sh.
 
 `pumice quantize` writes the checkpoint as GGUF in several types. Our ids of each file must be the peer's; of the types that hold the
 checkpoint exactly, also those of double precision (reference.json). Where weights are quantized the peer has its own llama-quantize's
@@ -63,7 +63,8 @@ def compare(folder, kind, cases):
             same = peer.count_equal(ours, theirs)
             if same == n and (kind not in EXACT or ours == case['greedy']):
                 equal += 1
-            elif same < min(len(ours), len(theirs)) and peer.at_difference(server, ids + theirs[:same], ours[same], theirs[same]) <= peer.CLOSE:
+            elif (same < min(len(ours), len(theirs)) and
+                  peer.at_difference(server, ids + theirs[:same], ours[same], theirs[same]) <= peer.CLOSE):
                 close += 1
             else:
                 failed += 1
