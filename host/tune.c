@@ -13,7 +13,8 @@
 typedef enum row_class { ROWS_ONE, ROWS_FEW, ROWS_MANY } row_class;
 enum { FEW = 8 };
 static const char *const class_names[] = {"one", "few", "many"};
-static const char *const kernel_names[] = {[PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices"};
+static const char *const kernel_names[] = {
+    [PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices", [PM_BY_SUBGROUPS] = "subgroups"};
 #define EXACT 0x100u // in a file: a bit of the epilogue
 
 typedef struct entry {
@@ -92,7 +93,7 @@ static bool read_dtype(const char *name, pm_dtype *dtype) {
 }
 
 static bool read_kernel(const char *name, pm_product_kernel *by) {
-    for (int k = PM_BY_MATVEC; k <= PM_BY_MATRICES; k++)
+    for (int k = 0; k < PM_PRODUCT_KERNEL_COUNT; k++)
         if (!strcmp(kernel_names[k], name)) {
             *by = (pm_product_kernel)k;
             return true;
@@ -455,7 +456,7 @@ static void describe(const entry *e, pm_tune_row *row) {
                          .tuned = e->tuned,
                          .usual_us = e->usual_us,
                          .us = e->us};
-    if (e->variant.by != PM_BY_MATVEC)
+    if (e->variant.by == PM_BY_TILES || e->variant.by == PM_BY_MATRICES)
         snprintf(row->variant, sizeof(row->variant), "%s", kernel_names[e->variant.by]);
     else
         snprintf(row->variant, sizeof(row->variant), "%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32, s->workgroup, s->lanes,
