@@ -8,12 +8,13 @@
 
 #include "app/run.h"
 #include "app/style.h"
+#include "app/tune.h"
 
 // ---- options ------------------------------------------------------------------------------------------------------------
 
 #define AT(field) .offset = offsetof(chat_options, field)
 static const char *const off_on[] = {"off", "on", NULL}; // as pm_chat_options counts
-enum { USUAL_CTX = 16384, LEAST_CTX = 2048 };
+enum { USUAL_CTX = 16384, LEAST_CTX = 2048, USUAL_ANSWER = 2048 };
 
 // clang-format off
 static const app_option options[] = {
@@ -29,6 +30,7 @@ static const app_option options[] = {
     APP_SAMPLING_OPTIONS(chat_options, sampling, stops),
     APP_CONTEXT_OPTIONS(chat_options, context),
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
+    APP_TUNE_OPTION(chat_options, tune_seconds, true),
     APP_LIMITS_OPTION,
 };
 // clang-format on
@@ -63,7 +65,7 @@ static pm_status open_session(chat *c) {
         status = pm_session_open(c->model, &wanted, &c->session);
     }
     PM_TRY(status);
-    return app_context_scale(given, c->model, c->session, 0, wanted.ctx); // all of it may be needed
+    return app_context_scale(given, c->model, c->session, 0, 1); // no more than is needed, which each turn tells
 }
 
 pm_status chat_read_tools(chat *c, const char *path) {
@@ -83,6 +85,7 @@ static pm_status open_chat(chat *c) {
     if (c->o.tools && !pm_chat_recognise(pm_model_chat_template(c->model)).tools)
         return pm_fail(PM_ERR_UNSUPPORTED, "--tools: the model's chat template has no place for tools");
     PM_TRY(open_session(c));
+    PM_TRY(pm_session_tune(c->session, c->o.tune_seconds, false));
     PM_TRY(pm_dialog_open(c->session, 0, &c->dialog));
     return app_line_open(&c->line);
 }
@@ -115,13 +118,26 @@ pm_status chat_check(const chat *c) {
     return PM_OK;
 }
 
+static void tell_rescaled(void *user, double factor, size_t n_again) {
+    (void)user;
+    fprintf(stderr, "pumice: the conversation needs a longer context: YaRN by %g from here on, %zu tokens are read again\n", factor,
+            n_again);
+}
+
+static pm_dialog_options answer_options(const chat *c) {
+    bool thinks = app_style_thinks(pm_model_chat_template(c->model), c->talk.messages, c->talk.n, c->o.think);
+    uint32_t room = c->o.n_tokens < USUAL_ANSWER ? c->o.n_tokens : USUAL_ANSWER;
+    return (pm_dialog_options){.sampler = app_style_sampler(&c->o.sampling, c->model, thinks),
+                               .think_budget = c->o.think_budget,
+                               .stops = c->o.stops.strings,
+                               .n_stops = (int)c->o.stops.n,
+                               .rope_room = app_context_is_auto(&c->o.context) ? room : 0,
+                               .rescaled = tell_rescaled};
+}
+
 static pm_status start(chat *c) {
     pm_chat_options prompt = prompt_options(c);
-    bool thinks = app_style_thinks(pm_model_chat_template(c->model), c->talk.messages, c->talk.n, c->o.think);
-    pm_dialog_options how = {.sampler = app_style_sampler(&c->o.sampling, c->model, thinks),
-                             .think_budget = c->o.think_budget,
-                             .stops = c->o.stops.strings,
-                             .n_stops = (int)c->o.stops.n};
+    pm_dialog_options how = answer_options(c);
     chat_stats *s = &c->stats;
     *s = (chat_stats){.began_ns = pm_now_ns(), .seed = how.sampler.temperature > 0 ? how.sampler.seed : 0, .stop = "-n reached"};
     pm_status status = pm_dialog_start(c->dialog, c->talk.messages, c->talk.n, &prompt, &how);
@@ -140,6 +156,10 @@ static pm_status step(chat *c, app_view *view, bool *more) {
     pm_status status = pm_dialog_next(c->dialog, &id, &text);
     if (status == PM_ERR_CONTEXT) {
         s->stop = "context full";
+        return PM_OK;
+    }
+    if (status == PM_ERR_CANCELLED) { // while it read again
+        s->stop = "interrupted";
         return PM_OK;
     }
     PM_TRY(status);
@@ -342,7 +362,7 @@ static pm_status talk(chat *c) {
 }
 
 static int run(int argc, char **argv) {
-    chat c = {.o = {.think = -1, .show = -1, .n_tokens = APP_NOT_GIVEN, .sampling = APP_SAMPLING_NOT_GIVEN}};
+    chat c = {.o = {.think = -1, .show = -1, .n_tokens = APP_NOT_GIVEN, .sampling = APP_SAMPLING_NOT_GIVEN, .tune_seconds = -1}};
     int exit_code;
     if (!app_parse(&app_chat, argc, argv, &c.o, &exit_code))
         return exit_code;

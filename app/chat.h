@@ -13,6 +13,7 @@ typedef struct chat_options {
     int think; // -1: not given; else as in pm_chat_options
     int show;  // of app_show, -1: not given
     uint32_t n_tokens, think_budget;
+    float tune_seconds; // as run_options
     app_context context;
     app_sampling sampling;
     app_stops stops;

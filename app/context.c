@@ -23,14 +23,14 @@ void app_context_cache(const app_context *given, pm_session_options *options) {
 
 // ---- rope scaling -----------------------------------------------------------------------------------------------------
 
-static bool is_auto(const app_context *c) {
+bool app_context_is_auto(const app_context *c) {
     return c->rope_scale && !strcmp(c->rope_scale, "auto");
 }
 
 static pm_status parse_factor(const app_context *c, double *factor) {
     char *end;
-    *factor = is_auto(c) ? MOST_AUTO : strtod(c->rope_scale, &end);
-    if (!is_auto(c) && (end == c->rope_scale || *end || !(*factor >= 1 && *factor <= 1000)))
+    *factor = app_context_is_auto(c) ? MOST_AUTO : strtod(c->rope_scale, &end);
+    if (!app_context_is_auto(c) && (end == c->rope_scale || *end || !(*factor >= 1 && *factor <= 1000)))
         return pm_fail(PM_ERR_USAGE, "--rope-scale %s: wanted a number from 1 to 1000, or auto", c->rope_scale);
     return PM_OK;
 }
@@ -41,7 +41,7 @@ static pm_status check_together(const app_context *c) {
     bool none = kind == PM_ROPE_NONE, linear = kind == PM_ROPE_LINEAR;
     if (none && (c->rope_scale || c->yarn_orig_ctx))
         return pm_fail(PM_ERR_USAGE, "--rope-scaling none goes without --rope-scale and --yarn-orig-ctx");
-    if (linear && (is_auto(c) || c->yarn_orig_ctx))
+    if (linear && (app_context_is_auto(c) || c->yarn_orig_ctx))
         return pm_fail(PM_ERR_USAGE, "--rope-scale auto and --yarn-orig-ctx are YaRN's: they go without --rope-scaling linear");
     if (c->rope_scaling && !none && !c->rope_scale)
         return pm_fail(PM_ERR_USAGE, "--rope-scaling %s by how much? --rope-scale 4, or auto for YaRN",
@@ -59,7 +59,7 @@ pm_status app_context_rope(const app_context *c, pm_rope_options *rope) {
 }
 
 pm_status app_context_scale(const app_context *given, const pm_model *model, pm_session *session, int seq, uint64_t n_positions) {
-    if (!is_auto(given))
+    if (!app_context_is_auto(given))
         return PM_OK;
     double factor = pm_model_rope_factor(model, n_positions);
     pm_log(PM_LOG_INFO, "YaRN by %g for a conversation of up to %llu tokens", factor, (unsigned long long)n_positions);

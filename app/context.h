@@ -52,7 +52,9 @@ pm_status app_context_rope(const app_context *given, pm_rope_options *rope);
 pm_status app_context_choose(const app_context *given, const pm_config *config, size_t n_prompt, uint64_t n_more,
                              pm_session_options *options);
 
-// Where --rope-scale auto was given: an empty sequence takes the least factor that reaches n_positions.
+// Was --rope-scale auto given?
+bool app_context_is_auto(const app_context *given);
+// Where it was: an empty sequence takes the least factor that reaches n_positions.
 pm_status app_context_scale(const app_context *given, const pm_model *model, pm_session *session, int seq, uint64_t n_positions);
 
 #endif

@@ -271,6 +271,40 @@ static uint32_t print_numbers(const info *in, uint32_t number) {
     return n;
 }
 
+// "ffn_up.17.weight": how long "ffn_up" is; 0 for what is no matrix of one expert.
+static size_t cut_expert(const char *rest) {
+    size_t what = strcspn(rest, "."), digits = rest[what] ? strspn(rest + what + 1, "0123456789") : 0;
+    return digits > 0 && !strcmp(rest + what + 1 + digits, ".weight") ? what : 0;
+}
+
+// How many tensors from t on are matrices of all experts that are alike: then they are told as the stack that they are.
+static size_t count_stack(const info *in, const pm_tensor_view *t, size_t n) {
+    const char *rest, *other;
+    split_name(in, t->name, &rest);
+    size_t what = cut_expert(rest), k = 1;
+    for (; what > 0 && k < n && t[k].stored == t->stored && !memcmp(t[k].dims, t->dims, sizeof(t->dims)); k++) {
+        split_name(in, t[k].name, &other);
+        if (cut_expert(other) != what || strncmp(rest, other, what + 1))
+            break;
+    }
+    return k > 1 && k == in->config->n_experts ? k : 1;
+}
+
+static void print_stack(const info *in, const pm_tensor_view *t, size_t n) {
+    const char *rest;
+    char name[64];
+    pm_tensor_view stack = *t;
+    split_name(in, t->name, &rest);
+    snprintf(name, sizeof(name), "%.*s.{0..%zu}.weight", (int)cut_expert(rest), rest, n - 1);
+    stack.n_dims = 3;
+    stack.dims[0] = n;
+    memcpy(stack.dims + 1, t->dims, 2 * sizeof(*t->dims));
+    stack.size = 0;
+    for (size_t i = 0; i < n; i++)
+        stack.size += t[i].size;
+    print_tensor("  ", &stack, name);
+}
+
 // The tensors of a layer, once for all that are alike.
 static void print_group(const info *in, uint32_t number) {
     const layer *l = &in->layers[number];
@@ -281,10 +315,14 @@ static void print_group(const info *in, uint32_t number) {
     printf("layers ");
     uint32_t n = print_numbers(in, number);
     printf(": %" PRIu32 " x %s\n", n, app_bytes(each.bytes, bytes));
-    for (size_t i = 0; i < l->n; i++) {
+    for (size_t i = 0, k; i < l->n; i += k) {
         const char *rest;
         split_name(in, l->first[i].name, &rest);
-        print_tensor("  ", &l->first[i], rest);
+        k = count_stack(in, &l->first[i], l->n - i);
+        if (k > 1)
+            print_stack(in, &l->first[i], k);
+        else
+            print_tensor("  ", &l->first[i], rest);
     }
 }
 

@@ -52,10 +52,11 @@ static pm_status read_characters(app_line *l, app_line_end *end) {
     int c;
     l->n = 0;
     errno = 0;
-    while ((c = getc(stdin)) != EOF && c != '\n')
+    while ((c = pm_stdin_getc()) != EOF && c != '\n')
         PM_TRY(put(l, (char)c));
-    bool failed = c == EOF && ferror(stdin) && !interrupted;
     int error = errno;
+    interrupted = interrupted || (c == EOF && error == EINTR);
+    bool failed = c == EOF && ferror(stdin) && !interrupted;
     if (c == EOF && interrupted)
         clearerr(stdin);
     *end = interrupted ? APP_LINE_DROPPED : c == EOF && l->n == 0 ? APP_LINE_LAST : APP_LINE_READ;

@@ -61,7 +61,7 @@ pm_status app_write(const void *data, size_t size, bool *gone) {
         clearerr(stdout);
         return PM_OK;
     }
-    *gone = reader_gone = error == EPIPE;
+    *gone = reader_gone = pm_is_broken_pipe(error);
     return reader_gone ? PM_OK : cannot_write();
 }
 
@@ -71,10 +71,11 @@ static int finish(int exit_code) {
         return exit_code;
     errno = 0;
     bool written = fflush(stdout) == 0 && !ferror(stdout);
-    return written || errno == EPIPE ? exit_code : app_exit(cannot_write());
+    return written || pm_is_broken_pipe(errno) ? exit_code : app_exit(cannot_write());
 }
 
 int main(int argc, char **argv) {
+    pm_program_begin(&argc, &argv);
 #ifdef SIGPIPE
     signal(SIGPIPE, SIG_IGN); // writing tells it
 #endif

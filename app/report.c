@@ -85,8 +85,12 @@ static int by_time(const void *left, const void *right) {
 
 static void print_row(const pm_profile_row *row, uint64_t total_ns) {
     double ns = (double)row->ns;
-    fprintf(stderr, "%-20s %-14s %8" PRIu64 " %10.2f %5.1f %10.1f %8.2f\n", row->kernel, row->label, row->count, ns / 1e6,
-            total_ns ? 100 * ns / (double)total_ns : 0, ns / 1e3 / (double)row->count, ns > 0 ? (double)row->bytes / ns : 0);
+    char shape[24] = "";
+    if (row->rows)
+        snprintf(shape, sizeof(shape), "%" PRIu32 "x%" PRIu32, row->rows, row->cols);
+    fprintf(stderr, "%-20s %-14s %12s %8" PRIu64 " %10.2f %5.1f %10.1f %8.2f\n", row->kernel, row->label, shape, row->count,
+            ns / 1e6, total_ns ? 100 * ns / (double)total_ns : 0, ns / 1e3 / (double)row->count,
+            ns > 0 ? (double)row->bytes / ns : 0);
 }
 
 // Dispatches of the last pass, which is a step of the answer where there was one; label NULL: of all of it.
@@ -118,7 +122,8 @@ pm_status run_report_profile(const pm_model *model, const pm_session *session) {
         all.bytes += rows[i].bytes;
     }
     qsort(sorted, (size_t)n, sizeof(*sorted), by_time);
-    fprintf(stderr, "%-20s %-14s %8s %10s %5s %10s %8s\n", "kernel", "where", "count", "total ms", "%", "us each", "GB/s");
+    fprintf(stderr, "%-20s %-14s %12s %8s %10s %5s %10s %8s\n", "kernel", "where", "shape", "count", "total ms", "%", "us each",
+            "GB/s");
     for (int i = 0; i < n; i++)
         print_row(&sorted[i], all.ns);
     if (all.count > 0)

@@ -2,6 +2,7 @@
 #include "app/limits.h"
 #include "app/run.h"
 #include "app/style.h"
+#include "app/tune.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,8 +38,7 @@ static const app_option options[] = {
      .most = PM_TOP_LOGPROBS_MAX, .rare = true, AT(logprobs)},
     {.name = "--rope-bf16", .help = "as a model cast to bfloat16 turns positions", .kind = APP_FLAG, .rare = true,
      AT(rope_bf16)},
-    {.name = "--tune", .value = "SECONDS", .help = "first measure which kernels are fastest here", .kind = APP_TEXT, .rare = true,
-     AT(tune)},
+    APP_TUNE_OPTION(run_options, tune_seconds, true),
     {.name = "--profile", .help = "tell the GPU time of each kernel", .kind = APP_FLAG, AT(profile)},
     APP_LIMITS_OPTION,
 };
@@ -53,7 +53,6 @@ typedef struct state {
     pm_model *model;
     pm_session *session;
     run_answer answer;
-    float tune_seconds; // below 0: what the device allows
 } state;
 
 static pm_status load(state *s) {
@@ -88,22 +87,12 @@ static pm_status open_session(state *s) {
     return PM_OK;
 }
 
-// "20", "20s"
-static pm_status read_tune(const char *text, float *seconds) {
-    char *end = NULL;
-    *seconds = text ? strtof(text, &end) : -1;
-    if (text && (end == text || (*end == 's' ? end[1] : *end) || !(*seconds >= 0 && *seconds <= 86400)))
-        return pm_fail(PM_ERR_USAGE, "--tune %s: wanted seconds", text);
-    return PM_OK;
-}
-
 static pm_status go(state *s) {
-    PM_TRY(read_tune(s->o->tune, &s->tune_seconds));
     PM_TRY(run_prompt_read(s->o, &s->prompt));
     PM_TRY(load(s));
     PM_TRY(run_prompt_encode(s->o, s->model, &s->prompt));
     PM_TRY(open_session(s));
-    PM_TRY(pm_session_tune(s->session, s->tune_seconds, false));
+    PM_TRY(pm_session_tune(s->session, s->o->tune_seconds, false));
     pm_sampler sampler = app_style_sampler(&s->o->sampling, s->model, s->prompt.thinks);
     sampler.logprobs = s->o->logprobs != APP_NOT_GIVEN;
     sampler.top_logprobs = sampler.logprobs ? s->o->logprobs : 0;
@@ -116,6 +105,7 @@ static int run(int argc, char **argv) {
     run_options o = {
         .think = -1,
         .show = -1,
+        .tune_seconds = -1,
         .n_tokens = APP_NOT_GIVEN,
         .logprobs = APP_NOT_GIVEN,
         .sampling = APP_SAMPLING_NOT_GIVEN,

@@ -11,10 +11,11 @@
 
 // The command line. Numbers that the model decides are APP_NOT_GIVEN where they are not given.
 typedef struct run_options {
-    const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tools, *tune;
+    const char *model, *text, *file, *system, *ids, *device, *dump_logits, *tools;
     int think; // -1: not given; else as in pm_chat_options
     int show;  // of app_show, -1: not given
     uint32_t n_tokens, think_budget;
+    float tune_seconds; // below 0: as long as the device allows
     app_context context;
     app_sampling sampling;
     app_stops stops;

@@ -1,9 +1,10 @@
 // pumice tune: measures which variants of the kernels are fastest for a model on its device, and tells the plan that came of it.
-#include "app/app.h"
+#include "app/tune.h"
 #include "host/host.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 typedef struct values {
     const char *model, *device;
@@ -15,13 +16,23 @@ typedef struct values {
 // clang-format off
 static const app_option options[] = {
     {.name = "MODEL", .help = "folder, .safetensors or .gguf file", .kind = APP_TEXT, AT(model)},
-    {.name = "--seconds", .letter = "-t", .value = "N", .help = "at most about so long (60)", .kind = APP_FLOAT, .least = 0.1,
-     .most = 86400, AT(seconds)},
+    {.name = "--tune", .letter = "-t", .value = "SECONDS", .help = "at most about so long: 20s (60s)", .kind = APP_READ,
+     .read = app_tune_read, AT(seconds)},
     {.name = "--again", .help = "also what was measured before", .kind = APP_FLAG, AT(again)},
     {.name = "--export", .help = "tell the plan as it is, measure nothing", .kind = APP_FLAG, AT(export)},
     {.name = "--device", .letter = "-d", .value = "N|NAME", .help = "one that `pumice devices` lists", .kind = APP_TEXT, AT(device)},
 };
 // clang-format on
+
+// "20", "20s"
+pm_status app_tune_read(const app_option *option, const char *text, void *seconds) {
+    char *end;
+    float value = strtof(text, &end);
+    if (end == text || (*end == 's' ? end[1] : *end) || !(value >= 0 && value <= 86400))
+        return pm_fail(PM_ERR_USAGE, "%s %s: wanted seconds, 20s", option->name, text);
+    *(float *)seconds = value;
+    return PM_OK;
+}
 
 static pm_status measure(pm_device *dev, const values *v) {
     pm_model *model;
@@ -40,8 +51,8 @@ static pm_status print_plan(const pm_device *dev) {
     pm_tune_row *rows;
     int n, n_tuned = 0;
     PM_TRY(pm_tune_plan(dev, &rows, &n));
-    printf("%-12s %-7s %15s %-5s %-16s %10s %10s %6s\n", "product", "type", "rows x columns", "batch", "variant", "default us",
-           "us", "ratio");
+    printf("%-12s %-7s %15s %-5s %-16s %10s %10s %6s\n", "step", "type", "rows x columns", "batch", "variant", "default us", "us",
+           "ratio");
     for (int i = 0; i < n; i++) {
         const pm_tune_row *r = &rows[i];
         char shape[32];
@@ -50,8 +61,9 @@ static pm_status print_plan(const pm_device *dev) {
                r->tuned ? r->variant : "default", r->usual_us, r->us, r->us > 0 ? r->usual_us / r->us : 1);
         n_tuned += r->tuned;
     }
-    printf("%d products measured on %s, %d of them are faster with another variant than the default\n", n,
-           pm_device_get_info(dev)->name, n_tuned);
+    printf("attend: heads x positions of the cache\n%d steps measured on %s, %d of them are faster with another variant than the "
+           "default\n",
+           n, pm_device_get_info(dev)->name, n_tuned);
     pm_free(rows);
     return PM_OK;
 }

@@ -246,14 +246,31 @@ static void header(chat *c, const char *role) {
     puts_to(&c->out, "<|end_header_id|>\n\n");
 }
 
+static void headed_turn(chat *c, const char *role, pm_str content) {
+    header(c, role);
+    put(&c->out, c->dialect.trim ? trim(content) : content);
+    puts_to(&c->out, "<|eot_id|>");
+}
+
+// The system message, or the template's own, below the dates.
+static void dated_turn(chat *c) {
+    pm_str system = is_system(&c->messages[0]) ? pm_text(c->messages[0].content) : c->dialect.system;
+    header(c, "system");
+    puts_to(&c->out, "Cutting Knowledge Date: ");
+    put(&c->out, c->dialect.cutoff);
+    puts_to(&c->out, "\nToday Date: ");
+    put(&c->out, c->dialect.date);
+    puts_to(&c->out, "\n\n");
+    put(&c->out, c->dialect.trim ? trim(system) : system);
+    puts_to(&c->out, "<|eot_id|>");
+}
+
 static void render_llama3(chat *c) {
     puts_to(&c->out, c->dialect.bos ? "<|begin_of_text|>" : "");
-    for (int i = 0; i < c->n; i++) {
-        pm_str content = pm_text(c->messages[i].content);
-        header(c, plain_role(&c->messages[i]));
-        put(&c->out, c->dialect.trim ? trim(content) : content);
-        puts_to(&c->out, "<|eot_id|>");
-    }
+    if (c->dialect.dated)
+        dated_turn(c);
+    for (int i = c->dialect.dated && is_system(&c->messages[0]); i < c->n; i++)
+        headed_turn(c, plain_role(&c->messages[i]), pm_text(c->messages[i].content));
     if (c->options->add_generation_prompt || c->dialect.always_prompt)
         header(c, "assistant");
 }

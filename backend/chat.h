@@ -20,6 +20,8 @@ typedef struct pm_chat_dialect {
     pm_str system;         // message of a conversation that has none, as it stands in Jinja's quotes; p NULL: none
     bool bos, trim;        // Llama 3: the text begins with its token; blanks around each message are taken off
     bool always_prompt;    // it asks for no add_generation_prompt
+    bool dated;            // Llama 3.1: the system turn begins with two dates
+    pm_str cutoff, date;   // "December 2023" and "26 Jul 2024"; views of the template
 } pm_chat_dialect;
 
 pm_chat_dialect pm_chat_dialect_of(pm_str template_text);

@@ -88,11 +88,37 @@ static void recognise_chatml(pm_str text, pm_chat_dialect *d) {
     }
 }
 
-// From 3.1 on there are lines with the date, and tools in a format of their own: those are not rendered.
+// A newline as such or as Jinja's escape, off the end.
+static bool drop_newline(pm_str *s) {
+    size_t n = pm_text_ends(*s, "\\n") ? 2 : pm_text_ends(*s, "\n") ? 1 : 0;
+    s->n -= n;
+    return n > 0;
+}
+
+// What follows, to the end of Jinja's quotes.
+static bool find_quoted(pm_str text, const char *begin, pm_str *found) {
+    pm_str before, rest, behind;
+    return pm_text_cut(text, begin, false, &before, &rest) && pm_text_cut(rest, "\"", false, found, &behind);
+}
+
+static bool is_plain(pm_str s) {
+    return !memchr(s.p, '\\', s.n) && !memchr(s.p, '\n', s.n);
+}
+
+// From 3.1 on: always a system turn, which begins with two lines of dates. A date that the template would ask a clock for is the
+// one that it has for where there is none: a prompt is the same tomorrow. Their tools, in a format of their own, are not rendered.
+static bool find_dates(pm_str text, pm_chat_dialect *d) {
+    return find_quoted(text, "\"Cutting Knowledge Date: ", &d->cutoff) && drop_newline(&d->cutoff) && is_plain(d->cutoff) &&
+           pm_text_has(text, "\"Today Date: \" + date_string + \"") && find_quoted(text, "set date_string = \"", &d->date) &&
+           is_plain(d->date) && find_quoted(text, "set system_message = \"", &d->system) && is_plain(d->system) &&
+           pm_text_has(text, "set messages = messages[1:]");
+}
+
 static void recognise_headers(pm_str text, pm_chat_dialect *d) {
-    static const char *const strange[] = {"tool", "date", "strftime", "think", NULL};
+    static const char *const strange[] = {"tool", "date", "strftime", NULL};
+    d->dated = find_dates(text, d);
     d->style.format = PM_CHAT_LLAMA3;
-    d->style.guessed = has_any(text, strange) || !pm_text_has(text, "<|eot_id|>");
+    d->style.guessed = (!d->dated && has_any(text, strange)) || pm_text_has(text, "think") || !pm_text_has(text, "<|eot_id|>");
     d->bos = pm_text_has(text, "bos_token");
     d->trim = pm_text_has(text, "trim");
     d->always_prompt = !pm_text_has(text, "add_generation_prompt");

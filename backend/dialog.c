@@ -31,6 +31,10 @@ struct pm_dialog {
     size_t n_early, next_early;
     uint32_t n_run, n_reused; // ids of the prompt
     bool running;
+
+    uint32_t rope_room; // of the last start's options
+    void (*rescaled)(void *user, double factor, size_t n_again);
+    void *user;
 };
 
 // ---- opening ----------------------------------------------------------------------------------------------------------
@@ -100,14 +104,13 @@ static void count_held(pm_dialog *d) {
 }
 
 // Forgets what differs from ids, and at least the last: something must be run to draw the next.
-static size_t keep_common(pm_dialog *d, const int32_t *ids, size_t n) {
+static void keep_common(pm_dialog *d, const int32_t *ids, size_t n) {
     size_t same = 0;
     count_held(d);
     while (same < d->n_held && same + 1 < n && d->held[same] == ids[same])
         same++;
     pm_session_rewind(d->session, d->seq, (uint32_t)same);
     d->n_ids = d->n_held = same;
-    return same;
 }
 
 // Does a prompt of ids end inside a thinking block? <think> and a newline are few tokens in any vocabulary.
@@ -124,6 +127,58 @@ static pm_status ends_thinking(const pm_dialog *d, const int32_t *ids, size_t n,
     return PM_OK;
 }
 
+// Starts behind the first n_before held ids, which penalties see: those from n_prompt on as drawn.
+static pm_status draw_behind(pm_dialog *d, size_t n_before, size_t n_prompt, const int32_t *ids, size_t n) {
+    pm_sampler sampler = d->sampler;
+    sampler.history = d->held;
+    sampler.n_history = n_before;
+    sampler.n_history_drawn = n_before - n_prompt;
+    return pm_session_start(d->session, d->seq, ids, n, &sampler);
+}
+
+// ---- the factor of YaRN -----------------------------------------------------------------------------------------------
+
+// The least that reaches n positions and the room behind them.
+static double factor_for(const pm_dialog *d, size_t n) {
+    uint64_t wanted = (uint64_t)n + d->rope_room, ctx = pm_session_ctx(d->session);
+    return pm_model_rope_factor(d->model, wanted < ctx ? wanted : ctx);
+}
+
+// Changes it where n positions want a larger one, or a smaller one and nothing is held: what is held was turned by the old one.
+static pm_status choose_factor(pm_dialog *d, size_t n) {
+    double factor = factor_for(d, n), now = pm_session_rope_factor(d->session, d->seq);
+    if (d->rope_room == 0 || factor == now || (factor < now && d->n_held > 0))
+        return PM_OK;
+    if (factor > now && d->rescaled)
+        d->rescaled(d->user, factor, d->n_held);
+    pm_session_rewind(d->session, d->seq, 0);
+    d->n_held = 0;
+    return pm_session_set_rope_factor(d->session, d->seq, factor);
+}
+
+// Is there no room with this factor for what comes before this is asked again: the step that the device is ahead, an early stop?
+static bool is_outgrown(const pm_dialog *d) {
+    double reach = pm_session_rope_factor(d->session, d->seq) * pm_rope_trained_ctx(&d->model->config);
+    return d->rope_room > 0 && (double)(d->n_ids + 2 + d->n_early) > reach &&
+           factor_for(d, d->n_ids) > pm_session_rope_factor(d->session, d->seq);
+}
+
+// In the middle of an answer: all but the id that was drawn last is run anew, and the answer goes on from there.
+static pm_status outgrow(pm_dialog *d) {
+    size_t n = d->n_ids - 1;
+    PM_TRY(pm_session_end(d->session));
+    d->running = false;
+    d->n_held = n;
+    PM_TRY(choose_factor(d, d->n_ids));
+    PM_TRY(pm_session_eval(d->session, d->seq, d->held, n, NULL));
+    d->n_held = n;
+    PM_TRY(draw_behind(d, d->n_ids, d->n_run + d->n_reused, &d->held[n], 1));
+    d->running = true;
+    return PM_OK;
+}
+
+// ---- a prompt and an answer -------------------------------------------------------------------------------------------
+
 static pm_status begin_turn(pm_dialog *d, const int32_t *ids, size_t n, const pm_dialog_options *options) {
     bool thinking;
     pm_turn_close(&d->turn);
@@ -138,15 +193,6 @@ static pm_status begin_turn(pm_dialog *d, const int32_t *ids, size_t n, const pm
     return pm_turn_open(thinking, &d->turn);
 }
 
-// Starts behind the first n_before held ids, which penalties see: those from n_prompt on as drawn.
-static pm_status draw_behind(pm_dialog *d, size_t n_before, size_t n_prompt, const int32_t *ids, size_t n) {
-    pm_sampler sampler = d->sampler;
-    sampler.history = d->held;
-    sampler.n_history = n_before;
-    sampler.n_history_drawn = n_before - n_prompt;
-    return pm_session_start(d->session, d->seq, ids, n, &sampler);
-}
-
 pm_status pm_dialog_start_ids(pm_dialog *d, const int32_t *ids, size_t n, const pm_dialog_options *options) {
     uint32_t ctx = pm_session_ctx(d->session);
     PM_TRY(pm_dialog_end(d));
@@ -159,7 +205,12 @@ pm_status pm_dialog_start_ids(pm_dialog *d, const int32_t *ids, size_t n, const 
     d->budget = options->think_budget;
     d->n = 0;
     d->next_early = d->n_early;
-    size_t same = keep_common(d, ids, n);
+    d->rope_room = options->rope_room;
+    d->rescaled = options->rescaled;
+    d->user = options->user;
+    keep_common(d, ids, n);
+    PM_TRY(choose_factor(d, n));
+    size_t same = d->n_held;
     memcpy(d->held + same, ids + same, (n - same) * sizeof(*ids));
     d->n_ids = n;
     pm_status status = draw_behind(d, same, same, ids + same, n - same);
@@ -234,6 +285,8 @@ static pm_status take(pm_dialog *d, int32_t id, pm_str *text) {
 
 pm_status pm_dialog_next(pm_dialog *d, int32_t *id, pm_str *text) {
     *text = (pm_str){"", 0};
+    if (d->running && d->n > 0 && is_outgrown(d))
+        PM_TRY(outgrow(d));
     if (d->next_early < d->n_early)
         PM_TRY(give_early(d, id));
     else

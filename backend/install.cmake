@@ -7,7 +7,7 @@ add_library(libpumice $<TARGET_OBJECTS:pm_base> $<TARGET_OBJECTS:pm_loader> $<TA
 add_library(pumice::pumice ALIAS libpumice)
 set_target_properties(libpumice PROPERTIES OUTPUT_NAME pumice EXPORT_NAME pumice LINKER_LANGUAGE C VERSION ${PROJECT_VERSION}
   SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} WINDOWS_EXPORT_ALL_SYMBOLS ON)
-target_link_libraries(libpumice PRIVATE PkgConfig::CJSON PkgConfig::PCRE2 PkgConfig::UTF8PROC Threads::Threads ${CMAKE_DL_LIBS} m)
+target_link_libraries(libpumice PRIVATE PkgConfig::CJSON PkgConfig::PCRE2 PkgConfig::UTF8PROC Threads::Threads ${CMAKE_DL_LIBS} ${math})
 target_include_directories(libpumice INTERFACE $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include>
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 

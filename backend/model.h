@@ -70,7 +70,7 @@ uint64_t pm_plan_weights(const pm_weight *weights, size_t n);
 // PM_ERR_DEVICE_MEMORY where the device has not so much left. path is for the message.
 pm_status pm_plan_check_weights(const pm_device *dev, const char *path, uint64_t need);
 
-// The device memory of a session, but for the cache; each a slice of its own. Shapes are told in pm_activations and session.c.
+// The device memory of a session, but for the cache; each a slice of its own. Shapes are told in pm_activations and session.h.
 typedef enum pm_piece {
     PM_PIECE_X,
     PM_PIECE_NORMED,
@@ -93,6 +93,7 @@ typedef enum pm_piece {
     PM_PIECE_ROWS,
     PM_PIECE_INDEX,
     PM_PIECE_SAMPLING,
+    PM_PIECE_SIEVED,
     PM_PIECE_NEXT,
     PM_PIECE_SEEN,
     PM_PIECE_BIAS,
@@ -158,8 +159,7 @@ bool pm_sampler_adjusts(const pm_sampler *sampler);
 void pm_sampler_fill_seen(const pm_sampler *sampler, const int32_t *ids, size_t n, uint32_t n_valid, uint32_t *seen);
 void pm_sampler_fill_bias(const pm_sampler *sampler, uint32_t n_valid, float *bias);
 
-// ---- session.c, for score.c, embed.c, rerank.c
-// --------------------------------------------------------------------------------------------------
+// ---- session.c and eval.c, for score.c, embed.c, rerank.c --------------------------------------------------------------------
 
 // Can n >= 1 such ids run at the end of the sequence? The errors of pm_session_eval.
 pm_status pm_session_check(const pm_session *session, int seq, const int32_t *ids, size_t n);

@@ -149,6 +149,7 @@ static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_siz
     p[PM_PIECE_IDENTITY] = p[PM_PIECE_INDEX] = out * sizeof(uint32_t);
     p[PM_PIECE_ROWS] = rows * sizeof(struct pm_row);
     p[PM_PIECE_SAMPLING] = out * sizeof(struct pm_sampling);
+    p[PM_PIECE_SIEVED] = pm_sample_scratch_bytes(out, c->vocab_size);
     p[PM_PIECE_NEXT] = out * sizeof(struct pm_row);
     p[PM_PIECE_SEEN] = p[PM_PIECE_BIAS] = c->vocab_size * sizeof(uint32_t);
     p[PM_PIECE_ADJUSTED] = pm_activation_bytes(1, c->vocab_size);

@@ -56,9 +56,10 @@ typedef struct pm_model_options {
 
 // Opens a model and puts its weights on the device in the types they have in the file. path: a folder with config.json and
 // *.safetensors, one .safetensors file, or a .gguf file; or "synthetic:NAME:TYPE", random weights in the shapes of NAME and the
-// types of TYPE, to measure with: PM_ERR_USAGE lists both. options may be NULL. PM_ERR_IO, PM_ERR_FILE (damaged),
-// PM_ERR_UNSUPPORTED (sound, but nothing we run); PM_ERR_DEVICE_MEMORY, with the shortfall, before anything is allocated where it
-// does not fit.
+// types of TYPE, to measure with: PM_ERR_USAGE lists both; or "fd:N", a whole .gguf file by its open descriptor, as Android's
+// document picker hands them out (not on Windows): the descriptor stays the caller's and may be closed afterwards. options may be
+// NULL. PM_ERR_IO, PM_ERR_FILE (damaged), PM_ERR_UNSUPPORTED (sound, but nothing we run); PM_ERR_DEVICE_MEMORY, with the shortfall,
+// before anything is allocated where it does not fit.
 pm_status pm_model_open(pm_device *dev, const char *path, const pm_model_options *options, pm_model **model);
 void pm_model_close(pm_model **model);
 
@@ -256,15 +257,18 @@ void pm_session_cancel(pm_session *session);
 // plan. PM_ERR_USAGE while a generation runs.
 pm_status pm_session_tune(pm_session *session, double seconds, bool again);
 
-// What options.profile gathered: sums by kernel and label. The *n rows are borrowed until the next call on the session, the names
-// are static text.
+// What options.profile gathered: sums by kernel, variant, label and shape. The *n rows are borrowed until the next call on the
+// session, the names are static text.
 typedef struct pm_profile_row {
     const char *kernel;
-    const char *label; // the step of the model: "attention"
-    uint64_t count;    // dispatches
-    uint64_t ns;       // on the GPU
-    uint64_t bytes;    // that they must at least move
-    uint32_t last;     // of `count`: in the last pass
+    const char *label;   // the step of the model: "attention"
+    uint64_t count;      // dispatches
+    uint64_t ns;         // on the GPU
+    uint64_t bytes;      // that they must at least move
+    uint32_t last;       // of `count`: in the last pass
+    uint64_t flops;      // multiplications and additions of products and attention; 0: not counted
+    uint32_t rows, cols; // of the weights of a product; else 0
+    char numbers[48];    // the kernel's specialization constants, "64,1,32,2,8": which of its variants it is
 } pm_profile_row;
 const pm_profile_row *pm_session_profile(const pm_session *session, int *n);
 
@@ -283,6 +287,12 @@ typedef struct pm_dialog_options {
     uint32_t think_budget;    // ids of thinking, after which it is ended by words that say so; 0: no bound
     const char *const *stops; // strings that end the answer's text before them, as pm_stops_open takes them; read by start only
     int n_stops;
+    // Not 0: the sequence takes the least factor of YaRN (1, 2, 4; pm_model_rope_factor) that reaches the prompt and so many ids
+    // more. One that outgrows its factor, be it in the middle of an answer, is run anew with the next; it keeps a larger one than
+    // it needs as long as it holds anything. PM_ERR_USAGE as of pm_session_set_rope_factor. 0: whatever factor the sequence has.
+    uint32_t rope_room;
+    void (*rescaled)(void *user, double factor, size_t n_again); // before n_again ids are run anew with a larger one; may be NULL
+    void *user;                                                  // handed through
 } pm_dialog_options;
 
 // Must be closed before the session.

@@ -94,9 +94,10 @@ static void put_engine(json *j, const bench_report *r, bool is_peer) {
     put_text(j, "engine", is_peer ? "llama.cpp" : "pumice");
     put_text(j, "build_commit", is_peer ? r->peer.build : app_commit());
     put_nulls(j, (const char *const[]){"build_number", "cpu_info", NULL});
-    put_text(j, "gpu_info", r->subject->device->name);
+    put_text(j, "gpu_info", r->device->name);
     put_text(j, "backends", is_peer ? r->peer.backends : "Vulkan");
-    put_model(j, r, is_peer ? r->peer.type : r->subject->type);
+    if (r->subject)
+        put_model(j, r, is_peer ? r->peer.type : r->subject->type);
 }
 
 // Fields of llama-bench that mean nothing here, so that its readers find them.
@@ -144,13 +145,53 @@ static void put_figures(json *j, const bench_line *l) {
     put_known(j, "ttft_ms", l->samples->first_ns > 0 ? l->samples->first_ns / l->samples->n / 1e6 : -1);
 }
 
+static void put_proof(json *j, const bench_proof *p) {
+    char self_test[32] = "";
+    cJSON *variants = cJSON_CreateArray();
+    for (int i = 0; i < p->n_variants; i++)
+        put_in(j, variants, cJSON_CreateString(p->variants[i]));
+    if (p->n_tried)
+        snprintf(self_test, sizeof(self_test), "%d of %d", p->n_right, p->n_tried);
+    put_text(j, "proof", !p->known ? NULL : p->right ? "ok" : "failed");
+    put_known(j, "greedy_match", p->known ? (double)p->n_agree / p->n : -1);
+    put_known(j, "kl_vs_ref", p->known ? p->kl : -1);
+    put_known(j, "logits_error", p->known ? p->error : -1);
+    put_text(j, "self_test", self_test[0] ? self_test : NULL);
+    put(j, "variants", variants);
+}
+
+static void put_power(json *j, const bench_report *r, const bench_line *l) {
+    const bench_power none = {-1, -1, -1, -1, -1, -1}, *p = l->is_peer ? &none : &l->result->power;
+    put_known(j, "watts", p->watts);
+    put_known(j, "joules_per_token", p->watts >= 0 ? p->watts / l->f.avg_ts : -1);
+    put_known(j, "clock_mhz_min", p->mhz_min);
+    put_known(j, "clock_mhz_max", p->mhz_max);
+    put_known(j, "temp_c_max", p->temp_max);
+    put(j, "throttled", p->throttled < 0 ? cJSON_CreateNull() : cJSON_CreateBool(p->throttled));
+    put_known(j, "gpu_busy_before", r->machine.gpu_busy);
+}
+
+static void put_sustain(json *j, const bench_sustain *s) {
+    put_known(j, "sustain_s", s->n ? s->seconds : -1);
+    put_known(j, "cold_ts", s->n ? bench_sustain_cold(s) : -1);
+    put_known(j, "sustained_ts", s->n ? bench_sustain_kept(s) : -1);
+    put_known(j, "throttle_s", s->n ? bench_sustain_throttle_s(s) : -1);
+    if (s->n == 0)
+        return;
+    cJSON *rates = cJSON_CreateArray();
+    for (int i = 0; i < s->n; i++)
+        put_in(j, rates, cJSON_CreateNumber(s->rates[i]));
+    put(j, "window_ts", rates);
+}
+
 static void put_row(json *j, const bench_report *r, const bench_line *l) {
     const bench_subject *s = r->subject;
     double weights = (double)pm_model_weight_bytes(s->model), session = (double)s->session_bytes;
     put_engine(j, r, l->is_peer);
+    put_text(j, "row", "tokens");
     put_settings(j, r);
     put_figures(j, l);
-    put_device(j, s->device);
+    put_device(j, r->device);
     put_known(j, "load_ms", l->is_peer ? -1 : (double)s->load_ns / 1e6);
     put_known(j, "mem_bytes", l->is_peer ? -1 : weights + session);
     put_known(j, "weight_bytes", l->is_peer ? -1 : weights);
@@ -159,24 +200,54 @@ static void put_row(json *j, const bench_report *r, const bench_line *l) {
     put_text(j, "shader_hash", l->is_peer ? NULL : pm_shader_hash());
     put_text(j, "cpu_governor", r->machine.governor[0] ? r->machine.governor : NULL);
     put_known(j, "cpu_load_before", r->machine.load);
-    put_nulls(j, (const char *const[]){"watts", "joules_per_token", "kl_vs_ref", "greedy_match", "proof", NULL});
+    put_proof(j, l->is_peer ? &(bench_proof){.known = false} : &r->proof);
+    put_power(j, r, l);
+    put_sustain(j, l->is_peer ? &(bench_sustain){.n = 0} : &l->result->sustain);
+    put_text(j, "preset", r->options->preset == BENCH_QWEN ? "qwen" : NULL);
+    put_known(j, "qwen_ts", r->options->preset == BENCH_QWEN ? l->f.avg_ts : -1);
     put_known(j, "cpu_s_per_token", l->cpu_seconds);
     put_known(j, "ratio_to_peer", l->ratio > 0 ? l->ratio : -1);
 }
 
-static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
-    double ns = (double)op->ns, count = (double)op->count;
+static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op,
+                   const bench_op_figures *f) {
     put_engine(j, r, false);
-    put_device(j, r->subject->device);
+    put_text(j, "row", "op");
+    put_device(j, r->device);
     put_text(j, "type_k", app_context_kv_name(&r->options->context));
     put_number(j, "n_rows", n_rows);
     put_number(j, "n_depth", depth);
     put_text(j, "kernel", op->kernel);
     put_text(j, "where", op->label);
-    put_number(j, "count", count);
-    put_number(j, "avg_ns", ns / count);
-    put_number(j, "bytes", (double)op->bytes / count);
-    put_known(j, "bw_GBps", ns > 0 ? (double)op->bytes / ns : -1);
+    put_text(j, "variant", f->variant);
+    put_text(j, "type", f->type);
+    put_text(j, "shape", f->shape[0] ? f->shape : NULL);
+    put_number(j, "count", (double)op->count);
+    put_number(j, "avg_ns", f->ns);
+    put_number(j, "bytes", f->bytes);
+    put_known(j, "bw_GBps", f->gb_s);
+    put_known(j, "flops", f->flops > 0 ? f->flops : -1);
+    put_known(j, "tflops", f->tflops);
+    put_known(j, "bw_percent", f->bw_percent);
+    put_known(j, "flops_percent", f->flops_percent);
+    put_text(j, "bound", f->bound);
+}
+
+static void put_ceiling(json *j, const bench_report *r, const bench_ceiling *c) {
+    char time[PM_UTC_SIZE];
+    pm_utc_text(time);
+    put_engine(j, r, false);
+    put_text(j, "row", "ceiling");
+    put_device(j, r->device);
+    put_text(j, "test_time", time);
+    put_text(j, "shader_hash", pm_shader_hash());
+    put_text(j, "ceiling", c->name);
+    put_number(j, "value", c->value);
+    put_text(j, "unit", c->unit);
+    put_number(j, "stddev", c->stddev);
+    put_number(j, "min", c->min);
+    put_number(j, "max", c->max);
+    put_number(j, "n_samples", c->n);
 }
 
 // Prints the row that `j` holds, and lets it go.
@@ -192,8 +263,14 @@ pm_status bench_json_line(bench_report *r, const bench_line *l) {
     return print(r, &j);
 }
 
-pm_status bench_json_op(bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
+pm_status bench_json_op(bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op, const bench_op_figures *f) {
     json j = {.row = cJSON_CreateObject()};
-    put_op(&j, r, n_rows, depth, op);
+    put_op(&j, r, n_rows, depth, op, f);
+    return print(r, &j);
+}
+
+pm_status bench_json_ceiling(bench_report *r, const bench_ceiling *ceiling) {
+    json j = {.row = cJSON_CreateObject()};
+    put_ceiling(&j, r, ceiling);
     return print(r, &j);
 }

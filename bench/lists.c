@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static bool read_number(const char **p, uint32_t *value) {
     char *end;
@@ -47,6 +48,15 @@ static bool read_item(const char **p, uint32_t *first, range *r) {
     if (**p == '-' && !read_range(p, r))
         return false;
     return r->last >= *first && !(r->multiply && *first == 0) && (**p == ',' || !**p);
+}
+
+pm_status bench_seconds_read(const app_option *option, const char *text, void *value) {
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || (*end && strcmp(end, "s")) || !(seconds > 0 && seconds <= 86400))
+        return pm_fail(PM_ERR_USAGE, "%s %s: wanted seconds, 60s", option->name, text);
+    *(double *)value = seconds;
+    return PM_OK;
 }
 
 pm_status bench_list_read(const char *option, const char *text, bench_list *list) {

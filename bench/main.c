@@ -13,6 +13,7 @@
 // ---- options ----------------------------------------------------------------------------------------------------------
 
 #define AT(field) .offset = offsetof(bench_options, field)
+static const char *const presets[] = {"none", "qwen", NULL};                      // as BENCH_NO_PRESET and so on count
 static const char *const outputs[] = {"md", "csv", "json", "jsonl", "sql", NULL}; // as BENCH_MD and so on count
 
 // clang-format off
@@ -33,6 +34,12 @@ static const app_option options[] = {
      .most = BENCH_MAX_REPETITIONS, AT(repetitions)},
     {.name = "--output", .letter = "-o", .value = "FORMAT", .help = "md, csv, json, jsonl, sql (md)", .kind = APP_WORD, .words = outputs, AT(output)},
     {.name = "--ops", .help = "each kernel in passes of -p rows (1,8,64)", .kind = APP_FLAG, AT(ops)},
+    {.name = "--ceilings", .help = "what the device can do at most; --ops does it too", .kind = APP_FLAG, AT(ceilings)},
+    {.name = "--sustain", .value = "60s", .help = "in place of -r: as long, or until steady", .kind = APP_READ, .rare = true,
+     .read = bench_seconds_read, AT(sustain_s)},
+    {.name = "--preset", .value = "qwen", .help = "Qwen's speed page: 2048 new tokens behind 1 to 129024", .kind = APP_WORD,
+     .words = presets, .rare = true, AT(preset)},
+    {.name = "--compare-devices", .help = "all devices of this machine in turn", .kind = APP_FLAG, .rare = true, AT(all_devices)},
     {.name = "--peer", .value = "PROGRAM", .help = "run this llama-bench in turn with ours", .kind = APP_TEXT, AT(peer)},
     {.name = "--peer-device", .value = "N", .help = "the device by the Vulkan loader's count (0)", .kind = APP_U32, .most = 99,
      AT(peer_device)},
@@ -42,6 +49,10 @@ static const app_option options[] = {
     APP_CACHE_OPTIONS(bench_options, context),
     {.name = "-ctv", .value = "TYPE", .help = "llama-bench's spelling: the type that -ctk says", .kind = APP_WORD, .words = app_kv_types,
      .rare = true, AT(kv_of_v)},
+    {.name = "--no-proof", .help = "do not hold the device's logits against a reference", .kind = APP_FLAG, .rare = true,
+     AT(no_proof)},
+    {.name = "--sysfs", .value = "DIR", .help = "in place of /sys: what tells of power, clocks, heat", .kind = APP_TEXT,
+     .rare = true, AT(sysfs)},
     APP_LIMITS_OPTION,
 };
 // clang-format on
@@ -52,6 +63,8 @@ static bool ends_with(const char *text, const char *end) {
 }
 
 static pm_status check_peer(const bench_options *o) {
+    if (o->sustain_s > 0 || o->preset != BENCH_NO_PRESET || o->all_devices)
+        return pm_fail(PM_ERR_USAGE, "--sustain, --preset and --compare-devices go without --peer");
     if (o->ops)
         return pm_fail(PM_ERR_USAGE, "--ops looks into our kernels: it goes without --peer");
     if (o->n_seqs.n != 1 || o->n_seqs.values[0] != 1)
@@ -65,8 +78,12 @@ static pm_status check_peer(const bench_options *o) {
 }
 
 static pm_status read_options(bench_options *o) {
-    if (o->models.n == 0)
+    if (o->models.n == 0 && !o->ceilings)
         return pm_fail(PM_ERR_USAGE, "-m or --synthetic is missing; pumice-bench --help tells more");
+    if (o->all_devices && o->device)
+        return pm_fail(PM_ERR_USAGE, "--compare-devices takes all devices: it goes without --device");
+    if (!o->gens)
+        o->gens = o->preset == BENCH_QWEN ? "2048" : "16";
     if (!o->prompts)
         o->prompts = o->ops ? "1,8,64" : "64";
     PM_TRY(bench_list_read("-p", o->prompts, &o->n_prompt));
@@ -161,7 +178,15 @@ int app_exit(pm_status status) {
 
 static pm_status measure_model(bench_options *o, bench_report *report, bench_subject *subject) {
     PM_TRY(open_model(o, subject));
+    report->proof = (bench_proof){.known = false};
+    if (!o->ops && !o->no_proof)
+        PM_TRY(bench_prove(o, subject, &report->proof));
     return o->ops ? bench_ops(o, subject, report) : bench_tokens(o, subject, report);
+}
+
+static pm_status measure_ceilings(bench_report *report, pm_device *dev) {
+    PM_TRY(bench_ceilings(dev, report->ceilings));
+    return bench_report_ceilings(report);
 }
 
 // One after the other, so that each has the device's memory to itself.
@@ -173,6 +198,7 @@ static pm_status measure_models(bench_options *o, bench_report *report, pm_devic
         report->subject = &subject;
         status = measure_model(o, report, &subject);
         pm_model_close(&subject.model);
+        report->subject = NULL;
     }
     return status;
 }
@@ -188,18 +214,59 @@ static void look_around(bench_machine *m) {
         pm_log(PM_LOG_WARN, "the CPU's clock is governed by powersave: numbers may be low");
 }
 
-static pm_status measure(bench_options *o) {
+static void look_at_device(bench_report *report) {
+    bench_machine *m = &report->machine;
+    m->gpu_busy = bench_meter_busy(report->meter);
+    if (m->gpu_busy > 10)
+        pm_log(PM_LOG_WARN, "another program keeps %s %.0f %% busy: numbers will be low and spread", report->device->name,
+               m->gpu_busy);
+}
+
+static pm_status measure_device(bench_options *o, bench_report *report, const char *pick) {
     pm_device *dev;
+    PM_TRY(pm_device_open(pick, &dev));
+    report->device = pm_device_get_info(dev);
+    report->told = false;
+    pm_status status = bench_meter_open(report->device, o->sysfs, NULL, &report->meter);
+    if (status == PM_OK)
+        look_at_device(report);
+    if (status == PM_OK && (o->ceilings || o->ops))
+        status = measure_ceilings(report, dev);
+    if (status == PM_OK)
+        status = measure_models(o, report, dev);
+    bench_meter_close(&report->meter);
+    pm_device_close(&dev);
+    return status;
+}
+
+// One that fails is named, and the next is taken; all of them failing is a failure.
+static pm_status measure_devices(bench_options *o, bench_report *report) {
+    pm_device_info *infos;
+    int n, n_failed = 0;
+    PM_TRY(pm_device_list(&infos, &n));
+    pm_status status = PM_OK;
+    for (int i = 0; i < n && status != PM_ERR_CANCELLED; i++) {
+        char pick[16];
+        snprintf(pick, sizeof(pick), "%d", i);
+        status = measure_device(o, report, pick);
+        if (status == PM_OK || status == PM_ERR_CANCELLED)
+            continue;
+        n_failed++;
+        pm_log(PM_LOG_WARN, "%s (%s) is left out: %s", infos[i].name, infos[i].driver_name, pm_error_text());
+    }
+    pm_free(infos);
+    return status == PM_ERR_CANCELLED || n_failed == n ? status : PM_OK;
+}
+
+static pm_status measure(bench_options *o) {
     PM_TRY(read_options(o));
     for (int i = 0; i < o->models.n; i++)
         PM_TRY(check_model(o->models.paths[i]));
-    PM_TRY(pm_device_open(o->device, &dev));
     bench_report report = {.options = o};
     look_around(&report.machine);
     app_watch(NULL);
-    pm_status status = measure_models(o, &report, dev);
+    pm_status status = o->all_devices ? measure_devices(o, &report) : measure_device(o, &report, o->device);
     bench_report_end(&report);
-    pm_device_close(&dev);
     if (status == PM_OK && (fflush(stdout) != 0 || ferror(stdout)))
         return pm_fail(PM_ERR_IO, "standard output could not be written");
     return status;
@@ -209,7 +276,7 @@ static int run(int argc, char **argv);
 
 static const app_command command = {
     .name = "pumice-bench",
-    .summary = "measures a model on a Vulkan device, as llama-bench does: tokens a second, mean and standard deviation",
+    .summary = "measures a model on a Vulkan device as llama-bench does",
     .alone = true,
     .options = options,
     .n_options = sizeof(options) / sizeof(*options),
@@ -218,7 +285,7 @@ static const app_command command = {
 };
 
 static int run(int argc, char **argv) {
-    bench_options o = {.gens = "16", .depths = "0", .batches = "1", .repetitions = 3};
+    bench_options o = {.depths = "0", .sysfs = "/sys", .batches = "1", .repetitions = 3};
     int exit_code;
     if (!app_parse(&command, argc, argv, &o, &exit_code))
         return exit_code;
@@ -226,6 +293,7 @@ static int run(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    pm_program_begin(&argc, &argv);
     if (argc == 2 && !strcmp(argv[1], "--version"))
         return printf("pumice-bench %s\n", app_version()) < 0;
     if (argc > 1 && !strcmp(argv[1], PM_TRY_COMMAND))

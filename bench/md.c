@@ -40,33 +40,47 @@ static void print_subject(const bench_subject *s, const char *path) {
            (double)pm_model_weight_bytes(s->model) / (1 << 20));
     if (s->session_bytes)
         printf(", %.1f MiB of cache and scratch", (double)s->session_bytes / (1 << 20));
-    printf("\n\n");
+    printf("\n");
+}
+
+static void print_proof(const bench_proof *p) {
+    if (p->known)
+        printf("proof %s: %d of %d greedy tokens as the reference has them, KL %.2g nats a token, logits %.2g %% off",
+               p->right ? "ok" : "FAILED", p->n_agree, p->n, p->kl, 100 * p->error);
+    if (p->known && p->n_tried)
+        printf("; self-test: %d of %d kernels right", p->n_right, p->n_tried);
+    puts(p->known ? "\n" : "");
 }
 
 static bool with_cpu(const bench_report *r) {
-    return r->subject->device->type == PM_DEVICE_CPU;
+    return r->device->type == PM_DEVICE_CPU;
 }
 
 void bench_md_device(const bench_report *r) {
-    print_device(r->options->output == BENCH_MD ? stdout : stderr, r->subject->device);
+    print_device(r->options->output == BENCH_MD ? stdout : stderr, r->device);
 }
 
 void bench_md_begin(const bench_report *r) {
-    if (r->open)
-        puts(""); // the table of the model before ends
     print_subject(r->subject, r->options->model);
+    print_proof(&r->proof);
     if (r->options->ops) {
-        puts("| rows             | kernel               | where          | count |    us each |   MiB each |     GB/s |\n"
-             "| ---------------- | -------------------- | -------------- | ----: | ---------: | ---------: | -------: |");
+        puts("| rows             | kernel: variant                     | where          | shape             | count |    us each | "
+             "  MiB "
+             "each |  GFLOP/s |     GB/s | of the ceiling |\n"
+             "| ---------------- | ----------------------------------- | -------------- | ----------------- | ----: | ---------: | "
+             "---------: | -------: | -------: | -------------: |");
         return;
     }
+    if (r->options->preset == BENCH_QWEN)
+        puts("As on Qwen's speed page t/s is (prompt + new tokens) / time: it mixes the prompt's speed with that of the answer.\n");
     bool cpu = with_cpu(r), peer = r->options->peer;
-    printf("| model                          |       size |     params | backend           |%s%s            test |"
+    bool sustain = r->options->sustain_s > 0;
+    printf("| model                          |       size |     params | backend           |%s%s%s            test |"
            "                  t/s |\n",
-           cpu ? " CPU s/t |" : "", peer ? "  ratio |" : "");
-    printf("| ------------------------------ | ---------: | ---------: | ----------------- |%s%s --------------: |"
+           cpu ? " CPU s/t |" : "", peer ? "  ratio |" : "", sustain ? " cold t/s | kept t/s | slower from |" : "");
+    printf("| ------------------------------ | ---------: | ---------: | ----------------- |%s%s%s --------------: |"
            " -------------------: |\n",
-           cpu ? " ------: |" : "", peer ? " -----: |" : "");
+           cpu ? " ------: |" : "", peer ? " -----: |" : "", sustain ? " -------: | -------: | ----------: |" : "");
 }
 
 static void format_size(double bytes, char text[16]) {
@@ -77,6 +91,13 @@ static void format_size(double bytes, char text[16]) {
 static void format_params(double n, char text[16]) {
     bool large = n >= 1e9;
     snprintf(text, 16, "%.2f %s", n / (large ? 1e9 : 1e6), large ? "B" : "M");
+}
+
+static void print_sustain(const bench_sustain *s) {
+    char from[24] = "never";
+    if (bench_sustain_throttle_s(s) >= 0)
+        snprintf(from, sizeof(from), "%.0f s", bench_sustain_throttle_s(s));
+    printf(" %8.2f | %8.2f | %11s |", bench_sustain_cold(s), bench_sustain_kept(s), from);
 }
 
 void bench_md_line(const bench_report *r, const bench_line *l) {
@@ -95,6 +116,8 @@ void bench_md_line(const bench_report *r, const bench_line *l) {
         printf(" %6.2f |", l->ratio);
     else if (r->options->peer)
         printf(" %6s |", "");
+    if (r->options->sustain_s > 0)
+        print_sustain(&l->result->sustain);
     printf(" %15s | %21s |\n", test, rate); // 21 bytes: ± is two
 }
 
@@ -104,12 +127,37 @@ static void format_rows(uint32_t n_rows, uint32_t depth, char text[40]) {
         snprintf(text + n, (size_t)(40 - n), " @ d%" PRIu32, depth);
 }
 
-void bench_md_op(uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
-    char rows[40];
+// Of what bounds it: "63 % memory".
+static void format_part(const bench_op_figures *f, char text[32]) {
+    text[0] = 0;
+    if (f->bound)
+        snprintf(text, 32, "%.0f %% %s", f->flops_percent > f->bw_percent ? f->flops_percent : f->bw_percent, f->bound);
+}
+
+void bench_md_op(uint32_t n_rows, uint32_t depth, const pm_profile_row *op, const bench_op_figures *f) {
+    char rows[40], part[32], flops[32] = "";
     format_rows(n_rows, depth, rows);
-    double ns = (double)op->ns, bytes = (double)op->bytes, count = (double)op->count;
-    printf("| %-16s | %-20s | %-14s | %5" PRIu64 " | %10.1f | %10.3f | %8.2f |\n", rows, op->kernel, op->label, op->count,
-           ns / 1e3 / count, bytes / (1 << 20) / count, ns > 0 ? bytes / ns : 0);
+    format_part(f, part);
+    if (f->tflops >= 0)
+        snprintf(flops, sizeof(flops), "%.1f", f->tflops * 1e3);
+    printf("| %-16s | %-35s | %-14s | %17s | %5" PRIu64 " | %10.1f | %10.3f | %8s | %8.2f | %14s |\n", rows, f->variant, op->label,
+           f->shape, op->count, f->ns / 1e3, f->bytes / (1 << 20), flops, f->gb_s > 0 ? f->gb_s : 0, part);
+}
+
+void bench_md_ceilings(const bench_report *r) {
+    puts("\n| ceiling          |                value | unit     |        min |        max |\n"
+         "| ---------------- | -------------------: | -------- | ---------: | ---------: |");
+    for (int i = 0; i < BENCH_N_CEILINGS; i++) {
+        const bench_ceiling *c = &r->ceilings[i];
+        char value[40] = "unknown";
+        if (c->n > 0)
+            snprintf(value, sizeof(value), "%.4g ± %.2g", c->value, c->stddev);
+        printf("| %-16s | %*s | %-8s |", c->name, c->n > 0 ? 21 : 20, value, c->unit);
+        if (c->n > 0)
+            printf(" %10.4g | %10.4g |\n", c->min, c->max);
+        else
+            printf(" %10s | %10s |\n", "", "");
+    }
 }
 
 void bench_md_end(const bench_report *r) {

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ROWS = 64 };
+enum { MAX_ROWS = 128 };
 
 typedef struct pass {
     pm_session *session;
@@ -29,6 +29,7 @@ static int subtract(const pm_session *session, pm_profile_row *rows, int n_befor
         rows[i].count -= before.count;
         rows[i].ns -= before.ns;
         rows[i].bytes -= before.bytes;
+        rows[i].flops -= before.flops;
     }
     return n < MAX_ROWS ? n : MAX_ROWS;
 }

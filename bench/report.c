@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 void bench_format_version(uint32_t version, char text[32]) {
     snprintf(text, 32, "%" PRIu32 ".%" PRIu32 ".%" PRIu32, version >> 22 & 0x7f, version >> 12 & 0x3ff, version & 0xfff);
@@ -74,7 +75,7 @@ static bench_line our_line(const bench_report *r, const bench_result *result) {
     bench_line ours = {.result = result, .samples = &result->ours, .f = compute(&result->test, &result->ours), .cpu_seconds = -1};
     if (result->peer.n > 0)
         ours.ratio = ours.f.avg_ts / compute(&result->test, &result->peer).avg_ts;
-    if (r->subject->device->type == PM_DEVICE_CPU)
+    if (r->device->type == PM_DEVICE_CPU)
         ours.cpu_seconds = result->ours.cpu_seconds / (bench_tokens_of(&result->test) * result->ours.n);
     return ours;
 }
@@ -92,15 +93,23 @@ static bench_line peer_line(const bench_result *result) {
 
 // ---- rows -------------------------------------------------------------------------------------------------------------
 
-void bench_report_begin(bench_report *r) {
-    bool md = r->options->output == BENCH_MD;
-    if (!r->open)
+static void begin_all(bench_report *r) {
+    if (r->open && !r->told && r->options->output == BENCH_MD)
+        puts(""); // the table of another device ends
+    if (!r->told)
         bench_md_device(r);
-    if (!r->open && !md)
+    if (!r->open && r->options->output != BENCH_MD)
         bench_rows_begin(r);
-    if (md)
+    r->open = r->told = true;
+}
+
+void bench_report_begin(bench_report *r) {
+    bool first = !r->told;
+    begin_all(r);
+    if (r->options->output == BENCH_MD && !first)
+        puts(""); // the table before it ends
+    if (r->options->output == BENCH_MD)
         bench_md_begin(r);
-    r->open = true;
     fflush(stdout);
 }
 
@@ -122,11 +131,80 @@ pm_status bench_report_result(bench_report *r, const bench_result *result) {
     return print_row(r, &peers);
 }
 
+// ---- kernels ----------------------------------------------------------------------------------------------------------
+
+// "matmul_q4_k" ends as Q4_K does; of two that fit, the longer name.
+static const char *type_of(const char *kernel) {
+    const char *found = NULL;
+    size_t most = 0, n = strlen(kernel);
+    for (int d = 0; d < PM_DTYPE_COUNT; d++) {
+        const char *name = pm_dtype_get((pm_dtype)d)->name;
+        size_t m = strlen(name), i = 0;
+        while (i < m && m < n &&
+               kernel[n - 1 - i] == (name[m - 1 - i] | ('A' <= name[m - 1 - i] && name[m - 1 - i] <= 'Z' ? 32 : 0)))
+            i++;
+        if (i == m && m > most && kernel[n - 1 - m] == '_') {
+            found = name;
+            most = m;
+        }
+    }
+    return found;
+}
+
+// What bounds the arithmetic of a kernel: products of matrices have units of their own, where they have.
+static const bench_ceiling *arithmetic_of(const bench_report *r, const char *kernel) {
+    const bench_ceiling *c = strstr(kernel, "_cm_")    ? &r->ceilings[BENCH_COOPMAT_F16]
+                             : strstr(kernel, "_dot_") ? &r->ceilings[BENCH_INT8_DOT]
+                                                       : &r->ceilings[BENCH_FMA_F32];
+    return c->n > 0 && c->value > 0 ? c : NULL;
+}
+
+static void compare_to_ceilings(const bench_report *r, const char *kernel, bench_op_figures *f) {
+    const bench_ceiling *memory = &r->ceilings[BENCH_READ_BANDWIDTH], *arithmetic = arithmetic_of(r, kernel);
+    f->bw_percent = memory->n > 0 && memory->value > 0 && f->gb_s >= 0 ? 100 * f->gb_s / memory->value : -1;
+    f->flops_percent = arithmetic && f->tflops >= 0 ? 100 * f->tflops / arithmetic->value : -1;
+    if (f->bw_percent >= 0 && f->bytes > 0)
+        f->bound = f->flops_percent > f->bw_percent ? "compute" : "memory";
+}
+
+static void describe_op(const pm_profile_row *op, bench_op_figures *f) {
+    f->type = type_of(op->kernel);
+    snprintf(f->variant, sizeof(f->variant), "%s%s%s", op->kernel, op->numbers[0] ? ":" : "", op->numbers);
+    f->shape[0] = 0;
+    if (op->rows && op->cols && op->count)
+        snprintf(f->shape, sizeof(f->shape), "%" PRIu32 "x%" PRIu32 " x%" PRIu64, op->rows, op->cols,
+                 op->flops / op->count / 2 / op->rows / op->cols);
+}
+
+static bench_op_figures compute_op(const bench_report *r, const pm_profile_row *op) {
+    double count = (double)op->count, ns = (double)op->ns / count;
+    bench_op_figures f = {.ns = ns, .bytes = (double)op->bytes / count, .flops = (double)op->flops / count};
+    f.gb_s = ns > 0 ? f.bytes / ns : -1;
+    f.tflops = ns > 0 && f.flops > 0 ? f.flops / ns / 1e3 : -1;
+    describe_op(op, &f);
+    compare_to_ceilings(r, op->kernel, &f);
+    return f;
+}
+
 pm_status bench_report_op(bench_report *r, uint32_t n_rows, uint32_t depth, const pm_profile_row *op) {
+    bench_op_figures f = compute_op(r, op);
     if (r->options->output != BENCH_MD)
-        PM_TRY(bench_json_op(r, n_rows, depth, op));
+        PM_TRY(bench_json_op(r, n_rows, depth, op, &f));
     else
-        bench_md_op(n_rows, depth, op);
+        bench_md_op(n_rows, depth, op, &f);
+    fflush(stdout);
+    return PM_OK;
+}
+
+pm_status bench_report_ceilings(bench_report *r) {
+    begin_all(r);
+    if (r->options->output == BENCH_MD)
+        bench_md_ceilings(r);
+    // Rows of another kind have other columns, and a table has one head.
+    bool table = r->options->output == BENCH_CSV || r->options->output == BENCH_SQL;
+    for (int i = 0; i < BENCH_N_CEILINGS && r->options->output != BENCH_MD && !(table && r->options->models.n > 0); i++)
+        if (r->ceilings[i].n > 0)
+            PM_TRY(bench_json_ceiling(r, &r->ceilings[i]));
     fflush(stdout);
     return PM_OK;
 }

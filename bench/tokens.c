@@ -18,7 +18,8 @@ typedef struct runner {
 
 static void add_test(runner *r, uint32_t n_prompt, uint32_t n_gen, uint32_t depth, uint32_t n_seqs) {
     if (n_prompt + n_gen > 0)
-        r->results[r->n++].test = (bench_test){.n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_seqs = n_seqs};
+        r->results[r->n++] = (bench_result){.test = {.n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_seqs = n_seqs},
+                                            .power = {-1, -1, -1, -1, -1, -1}};
 }
 
 static void add_tests(runner *r, uint32_t depth) {
@@ -32,14 +33,37 @@ static void add_tests(runner *r, uint32_t depth) {
         add_test(r, o->pairs.pairs[i].n_prompt, o->pairs.pairs[i].n_gen, depth, 1);
 }
 
+// Qwen's speed page: https://qwen.readthedocs.io/en/latest/getting_started/speed_benchmark.html
+static const uint32_t preset_prompts[] = {1, 6144, 14336, 30720, 63488, 129024};
+enum { N_PRESET = sizeof(preset_prompts) / sizeof(*preset_prompts) };
+
+// Those that the model was made for, or the context that was asked for has room for.
+static pm_status add_preset(runner *r) {
+    uint32_t n_gen = r->o->n_gen.values[0], ctx = pm_model_config(r->subject->model)->max_ctx;
+    ctx = r->o->context.ctx ? r->o->context.ctx : ctx ? ctx : APP_MAX_CTX;
+    for (int i = 0; i < N_PRESET; i++)
+        if (preset_prompts[i] + n_gen + 2 <= ctx)
+            add_test(r, preset_prompts[i], n_gen, 0, 1);
+    if (r->n == 0)
+        return pm_fail(PM_ERR_USAGE, "a context of %" PRIu32 " has no room for a prompt of 1 and %" PRIu32 " new tokens", ctx,
+                       n_gen);
+    if (r->n < N_PRESET)
+        pm_log(PM_LOG_INFO, "a context of %" PRIu32 ": prompts of %" PRIu32 " tokens and more are left out", ctx,
+               preset_prompts[r->n]);
+    return PM_OK;
+}
+
 // In llama-bench's order.
 static pm_status make_tests(runner *r) {
     const bench_options *o = r->o;
-    r->results = pm_calloc((size_t)(o->n_depth.n * (o->n_prompt.n + o->n_gen.n * o->n_seqs.n + o->pairs.n)), sizeof(*r->results));
+    r->results =
+        pm_calloc((size_t)(N_PRESET + o->n_depth.n * (o->n_prompt.n + o->n_gen.n * o->n_seqs.n + o->pairs.n)), sizeof(*r->results));
     if (!r->results)
         return pm_fail(PM_ERR_MEMORY, "no memory for the results");
-    for (int i = 0; i < o->n_depth.n; i++)
+    for (int i = 0; i < o->n_depth.n && o->preset == BENCH_NO_PRESET; i++)
         add_tests(r, o->n_depth.values[i]);
+    if (o->preset == BENCH_QWEN)
+        return add_preset(r);
     return r->n > 0 ? PM_OK : pm_fail(PM_ERR_USAGE, "-p and -n are 0: there is nothing to measure");
 }
 
@@ -92,8 +116,10 @@ static pm_status time_gen(runner *r, const bench_test *t, uint64_t *ns, uint64_t
     PM_TRY(pm_session_start(r->session, 0, r->ids + t->n_depth, t->n_prompt ? t->n_prompt : 1, &(pm_sampler){.temperature = 0}));
     pm_status status = pm_session_next(r->session, &id);
     uint64_t first = pm_now_ns();
-    for (uint32_t i = 0; i < t->n_gen && status == PM_OK && !app_interrupted(); i++)
+    for (uint32_t i = 0; i < t->n_gen && status == PM_OK && !app_interrupted(); i++) {
         status = pm_session_next(r->session, &id);
+        bench_meter_look(r->report->meter);
+    }
     *ns = pm_now_ns() - (t->n_prompt ? began : first);
     *first_ns = t->n_prompt ? first - began : 0;
     pm_status ended = pm_session_end(r->session);
@@ -109,6 +135,7 @@ static pm_status time_batch(runner *r, const bench_test *t, uint64_t *ns) {
         for (uint32_t s = 0; s < t->n_seqs; s++)
             rows[s] = (pm_batch_row){(int)s, r->ids[t->n_depth + i]};
         PM_TRY(pm_session_eval_batch(r->session, rows, (int)t->n_seqs, &logits));
+        bench_meter_look(r->report->meter);
     }
     *ns = pm_now_ns() - began;
     return PM_OK;
@@ -135,6 +162,7 @@ static pm_status run_once(runner *r, const bench_test *t, bench_samples *samples
     samples->cpu_seconds += pm_cpu_seconds() - cpu;
     samples->first_ns += (double)first_ns;
     samples->ns[samples->n++] = ns;
+    bench_meter_look(r->report->meter);
     return PM_OK;
 }
 
@@ -146,14 +174,49 @@ static pm_status warm_up(runner *r, bench_result *result) {
     return run_once(r, &result->test, NULL);
 }
 
+// ---- for long ---------------------------------------------------------------------------------------------------------
+
+// Runs for a twentieth of the time, at least one: their mean is a sample.
+static pm_status run_window(runner *r, bench_result *result, uint64_t began) {
+    bench_samples some = {.n = 0};
+    uint64_t window_began = pm_now_ns();
+    double ns = 0;
+    int n = 0;
+    do {
+        some.n = 0; // only sums are wanted
+        PM_TRY(run_once(r, &result->test, &some));
+        ns += (double)some.ns[0];
+        n++;
+    } while ((double)(pm_now_ns() - window_began) / 1e9 < result->sustain.wanted_s / BENCH_WINDOWS);
+    result->ours.ns[result->ours.n++] = (uint64_t)(ns / n);
+    result->ours.cpu_seconds += some.cpu_seconds / n;
+    result->ours.first_ns += some.first_ns / n;
+    double tokens = (double)(result->test.n_prompt + result->test.n_gen) * result->test.n_seqs;
+    bench_sustain_add(&result->sustain, tokens * n * 1e9 / (ns > 0 ? ns : 1), (double)(pm_now_ns() - began) / 1e9);
+    return PM_OK;
+}
+
+static pm_status run_for_long(runner *r, bench_result *result) {
+    uint64_t began = pm_now_ns();
+    result->sustain.wanted_s = r->o->sustain_s;
+    do
+        PM_TRY(run_window(r, result, began));
+    while (!bench_sustain_is_full(&result->sustain));
+    return PM_OK;
+}
+
 // ---- alone ------------------------------------------------------------------------------------------------------------
 
 static pm_status run_alone(runner *r) {
     for (int i = 0; i < r->n; i++) {
         bench_result *result = &r->results[i];
         PM_TRY(warm_up(r, result));
-        for (uint32_t k = 0; k < r->o->repetitions; k++)
+        bench_meter_begin(r->report->meter);
+        for (uint32_t k = 0; k < r->o->repetitions && r->o->sustain_s == 0; k++)
             PM_TRY(run_once(r, &result->test, &result->ours));
+        if (r->o->sustain_s > 0)
+            PM_TRY(run_for_long(r, result));
+        result->power = bench_meter_end(r->report->meter);
         PM_TRY(bench_report_result(r->report, result));
     }
     return PM_OK;

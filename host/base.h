@@ -1,5 +1,5 @@
 // The vocabulary every room may use: status, log, memory, checked sizes, data types, and what an operating system offers.
-// Of ours it includes only status.h, its public part. base.c is portable; os.c is the only file with #ifdef _WIN32 or __ANDROID__.
+// Of ours it includes only status.h, its public part. base.c is portable, so is os.c but for what os_*.c and program_*.c answer.
 #ifndef PM_BASE_H
 #define PM_BASE_H
 
@@ -131,9 +131,11 @@ uint16_t pm_f32_to_f16(float f);
 float pm_bf16_to_f32(uint16_t b);
 uint16_t pm_f32_to_bf16(float f);
 
-// ---- operating system (os.c) ------------------------------------------------------------------------------------------
+// ---- operating system (os*.c, program_*.c)
+// ------------------------------------------------------------------------------------------
 
 // A read-only mapping of a whole file. Zero-initialise; close takes half-built ones. An empty file maps to size 0, data NULL.
+// path "fd:5" is the file behind an open descriptor, which stays the caller's and may be closed at once; not on Windows.
 typedef struct pm_map {
     const uint8_t *data;
     uint64_t size;
@@ -170,10 +172,16 @@ void pm_output_close(pm_output *out);
 // Writes into the file itself, which may be a device or a pipe.
 pm_status pm_file_write(const char *path, const void *data, size_t size);
 
+// What main calls first: from here on arguments are UTF-8, and the standard streams carry bytes as they are, to a console too.
+void pm_program_begin(int *argc, char ***argv);
 // Reads standard input to its end, like pm_file_read.
 pm_status pm_stdin_read(size_t limit, char **data, size_t *size);
+// Like getc(stdin), UTF-8 where a person types. EOF with EINTR in errno: Ctrl-C ended the line.
+int pm_stdin_getc(void);
 // Does a person sit behind the descriptor 0, 1 or 2 of this process?
 bool pm_is_terminal(int descriptor);
+// Does this errno of a write say that the reader has gone?
+bool pm_is_broken_pipe(int error);
 
 // A regular file of this user's own that not everybody may write to.
 bool pm_file_is_ours(const char *path);
@@ -195,7 +203,8 @@ typedef struct pm_program {
                          // is given out all the same. 0: it may take its time
 } pm_program;
 // Runs it to its end and collects what it writes to stdout, like pm_file_read. *exit_code is 128 and the signal's number where one
-// ended it. A signal handler of ours that runs meanwhile ends it: PM_ERR_CANCELLED. PM_ERR_UNSUPPORTED on Windows.
+// ended it, on Windows that of the signal which tells the same elsewhere. A signal handler of ours that runs meanwhile ends it:
+// PM_ERR_CANCELLED.
 pm_status pm_program_run(const pm_program *program, size_t limit, char **out, size_t *size, int *exit_code);
 
 unsigned long pm_process_id(void);
@@ -220,6 +229,12 @@ uint64_t pm_peak_rss(void);
 void pm_cpu_governor(char *text, size_t size);
 // Processes that ran or wanted to in the last minute; below 0 where the system does not say.
 double pm_load_average(void);
+
+// A library that may or may not be there, by its system's name for it: "libx.so.1". NULL where it is not. A function of it, NULL
+// where it has none; the caller knows its type.
+void *pm_library_open(const char *name);
+void (*pm_library_find(void *library, const char *function))(void);
+void pm_library_close(void **library);
 
 #ifdef __cplusplus
 }

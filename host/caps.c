@@ -171,6 +171,12 @@ static const pm_coopmat_info *find_coopmat(const pm_device_info *info) {
     return best;
 }
 
+// What matmul_cm.comp declares.
+static uint32_t coopmat_shared(const pm_coopmat_shape *s) {
+    uint32_t tiles = 2 * (s->rows + s->cols) * (PM_BLOCK + 8), sums = s->workgroup / s->subgroup * s->m * s->n;
+    return tiles + 4 * (sums + s->cols + s->cols * s->down * (s->m / 2));
+}
+
 // 4 subgroups, 2 by 2. One of them takes 4 by 2 matrices of 16 (a tile of 128 rows by 64: 24 KiB of shared memory), of smaller ones
 // 2 by 2: those are what software drivers have, which write out every product. Subgroups of 32 where the device has a choice: that
 // is what AMD's and NVIDIA's matrices are made for.
@@ -190,7 +196,7 @@ static bool lay_coopmat(const pm_device_info *info, pm_coopmat_shape *shape) {
         .cols = 2 * 2 * m->n,
         .down = 2,
     };
-    return workgroup <= info->max_invocations;
+    return workgroup <= info->max_invocations && coopmat_shared(shape) <= info->max_shared;
 }
 
 static uint32_t has(const pm_device_info *info) {
@@ -217,10 +223,12 @@ static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
 }
 
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
-    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited;
+    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited,
+             subgroups = 2; // 2: as was chosen
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
     override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
+    override_u32("PM_SUBGROUPS", 0, caps->has & PM_NEED_SUBGROUP && info->subgroup_min >= 8, &subgroups);
     override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
     override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);
@@ -228,9 +236,10 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_u32("PM_SELFTEST", 0, 1, &self_test);
     override_u32("PM_TRIAL_MS", 1, 1u << 22, &caps->trial_ms);
     override_seconds("PM_TUNE", 1e6, &caps->tune_seconds);
-    caps->use_subgroups = caps->use_subgroups && !is_set("PM_MATVEC");
-    caps->use_subgroup_batch = caps->use_subgroup_batch && !is_set("PM_MATVEC_BATCH");
-    caps->chosen = info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES");
+    caps->use_subgroups = subgroups == 2 ? caps->use_subgroups && !is_set("PM_MATVEC") : subgroups;
+    caps->use_subgroup_batch = subgroups == 2 ? caps->use_subgroup_batch && !is_set("PM_MATVEC_BATCH") : subgroups;
+    caps->chosen =
+        info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES") || is_set("PM_ATTEND_SPLIT");
     caps->self_test = self_test;
     caps->use_tiles = tiles > 0;
     caps->use_coopmat = tiles == 2;

@@ -4,6 +4,7 @@
 // Overrides, for trying and testing; one that makes no sense is reported and ignored:
 //   PM_WITHOUT=subgroup,f16,int_dot,coopmat   the device is taken not to have these
 //   PM_MATVEC=workgroup,lanes,rows,max_cols   struct pm_matvec_shape of matvec; PM_MATVEC_BATCH: of matvec_batch
+//   PM_SUBGROUPS=0|1                          products by matvec_sg instead, where a subgroup has 8 lanes
 //   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
@@ -52,7 +53,7 @@ typedef struct pm_caps {
     pm_matvec_shape matvec_batch;                          // more rows, where use_tiles is false
     bool use_subgroups;                                    // matvec_sg instead of matvec
     bool use_subgroup_batch;                               // and, for more rows of x, instead of matvec_batch, in these shapes:
-    pm_matvec_shape subgroup_batch, subgroup_batch_floats; // for weights that are quants, or floats of 16 bits and more
+    pm_matvec_shape subgroup_batch, subgroup_batch_floats; // weights that are quants; floats of 16 bits and more
     bool use_tiles;                                        // matmul.comp for more rows than matvec.max_cols
     bool use_coopmat;                                      // matmul_cm.comp instead, where halves are exact enough
     pm_coopmat_shape coopmat;                              // where use_coopmat
@@ -61,7 +62,7 @@ typedef struct pm_caps {
     uint32_t attend_split;  // positions a split of the cache
     uint32_t max_chunk;     // rows of a prefill pass
     uint32_t row_workgroup; // invocations where one workgroup goes through a row of logits; a power of two
-    bool chosen;            // an override says how products are laid out: no plan does
+    bool chosen;            // an override says how products or attention are laid out: no plan does
     bool self_test;         // kernels are tried before they are used
     uint32_t trial_ms;      // the longest that a submission of a trial may take
     double tune_seconds;    // that a first answer may wait for measurements

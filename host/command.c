@@ -10,6 +10,7 @@
 enum {
     MAX_RANGES = 128,          // remembered since the last barrier; when there is no room for more, a barrier makes some
     SETS_PER_POOL = 256,       // descriptor sets of one pool
+    MAX_ATTENDS = 4,           // kinds of attention of one rehearsal that are noted
     QUERIES_PER_POOL = 1024,   // timestamps of one pool
     WAIT_SLICE_NS = 100000000, // a lost device shows between slices even where its fence never comes
 };
@@ -42,6 +43,8 @@ struct pm_cmd {
     bool noting;          // products too
     pm_problem *problems; // the products of a rehearsal by shape
     int n_problems, problems_capacity;
+    pm_attend_shape attends[MAX_ATTENDS]; // and its attention
+    int n_attends;
     pm_breakage broken;  // in builds with tests: what PM_BREAK wants of the submission
     bool profile, timed; // wanted; and done in what is recorded now
     const char *label;
@@ -231,7 +234,7 @@ static void put_timestamp(pm_cmd *cmd) {
 
 // Closes the time of what was just recorded. One timestamp each: a time is the difference to the one before it, so the times
 // add up to the whole, waits included, and of two kernels that overlap the second shows what it took longer.
-static void put_timing(pm_cmd *cmd, const char *kernel, uint64_t bytes) {
+static void put_timing(pm_cmd *cmd, pm_timing timing) {
     if (!cmd->timed)
         return;
     pm_timing *timings = with_room(cmd->timings, &cmd->timings_capacity, cmd->n_timings, sizeof(*timings));
@@ -240,7 +243,8 @@ static void put_timing(pm_cmd *cmd, const char *kernel, uint64_t bytes) {
         return;
     }
     cmd->timings = timings;
-    cmd->timings[cmd->n_timings++] = (pm_timing){.kernel = kernel, .label = cmd->label, .bytes = bytes};
+    timing.label = cmd->label;
+    cmd->timings[cmd->n_timings++] = timing;
     put_timestamp(cmd);
 }
 
@@ -289,7 +293,7 @@ static void forget(pm_cmd *cmd) {
     cmd->error[0] = 0;
     cmd->bound = VK_NULL_HANDLE;
     cmd->reads.n = cmd->writes.n = 0;
-    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_problems = cmd->n_timings = cmd->n_queries = 0;
+    cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_problems = cmd->n_attends = cmd->n_timings = cmd->n_queries = 0;
     cmd->label = "";
     cmd->broken = PM_BREAK_NOT;
     cmd->stale = false;
@@ -354,7 +358,8 @@ static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
     for (int i = 0; i < cmd->n_problems; i++) {
         const pm_linear_shape *s = &cmd->problems[i].shape;
         if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
-            s->n == shape->n && s->exact == shape->exact)
+            s->n == shape->n && s->exact == shape->exact && s->n_experts == shape->n_experts && s->n_used == shape->n_used &&
+            s->tile == shape->tile)
             return &cmd->problems[i];
     }
     return NULL;
@@ -384,6 +389,20 @@ const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n) {
     return cmd->problems;
 }
 
+void pm_cmd_note_attend(pm_cmd *cmd, const pm_attend_shape *shape) {
+    if (cmd->state != CMD_REHEARSING || !cmd->noting || cmd->n_attends == MAX_ATTENDS)
+        return;
+    for (int i = 0; i < cmd->n_attends; i++)
+        if (!memcmp(&cmd->attends[i], shape, sizeof(*shape)))
+            return;
+    cmd->attends[cmd->n_attends++] = *shape;
+}
+
+const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n) {
+    *n = cmd->n_attends;
+    return cmd->attends;
+}
+
 static void assert_fits(pm_slice slice) {
     assert(slice.offset <= slice.buffer->size && slice.size <= slice.buffer->size - slice.offset);
     (void)slice;
@@ -398,7 +417,7 @@ void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src) {
     order(cmd, &src, 1, &dst, 1);
     VkBufferCopy region = {.srcOffset = src.offset, .dstOffset = dst.offset, .size = dst.size};
     cmd->dev->fn.vkCmdCopyBuffer(cmd->vk, src.buffer->vk, dst.buffer->vk, 1, &region);
-    put_timing(cmd, "copy", 2 * dst.size);
+    put_timing(cmd, (pm_timing){.kernel = "copy", .bytes = 2 * dst.size});
 }
 
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
@@ -408,7 +427,7 @@ void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
     assert_fits(dst);
     order(cmd, NULL, 0, &dst, 1);
     cmd->dev->fn.vkCmdFillBuffer(cmd->vk, dst.buffer->vk, dst.offset, dst.size, 0);
-    put_timing(cmd, "zero", dst.size);
+    put_timing(cmd, (pm_timing){.kernel = "zero", .bytes = dst.size});
 }
 
 static pm_status check_groups(const pm_device *dev, const pm_dispatch *d, const char *kernel) {
@@ -524,6 +543,14 @@ static pm_status bind_slices(pm_cmd *cmd, const pm_dispatch *d, const pm_kernel_
     return PM_OK;
 }
 
+static pm_timing timing_of(const pm_dispatch *d, const pm_kernel_info *kernel) {
+    pm_timing t = {.kernel = kernel->name, .bytes = d->bytes, .flops = d->flops, .rows = d->rows, .cols = d->cols};
+    size_t n = 0;
+    for (int i = 0; i < d->n_spec && n < sizeof(t.numbers); i++)
+        n += (size_t)snprintf(t.numbers + n, sizeof(t.numbers) - n, "%s%" PRIu32, i ? "," : "", d->spec[i]);
+    return t;
+}
+
 static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_kernel_info *kernel) {
     struct VolkDeviceTable *fn = &cmd->dev->fn;
     PM_TRY(bind_pipeline(cmd, d));
@@ -536,7 +563,7 @@ static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_ker
         fn->vkCmdDispatch(cmd->vk, d->groups[0], d->groups[1], d->groups[2]);
     if (how != PM_BREAK_NOT)
         cmd->broken = how;
-    put_timing(cmd, kernel->name, d->bytes);
+    put_timing(cmd, timing_of(d, kernel));
     return PM_OK;
 }
 

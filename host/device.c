@@ -295,7 +295,7 @@ static pm_status fill_device(pm_device *dev, const char *pick) {
     PM_TRY(choose(dev, pick));
     set_numbers(dev);
     vkGetPhysicalDeviceMemoryProperties(dev->physical, &dev->memory);
-    PM_TRY(pm_probe_create_device(dev->physical, dev->queue_family, &dev->vk));
+    PM_TRY(pm_probe_create_device(dev->physical, &dev->info, dev->queue_family, &dev->vk));
     volkLoadDeviceTable(&dev->fn, dev->vk);
     dev->fn.vkGetDeviceQueue(dev->vk, dev->queue_family, 0, &dev->queue);
     dev->set_name = (PFN_vkSetDebugUtilsObjectNameEXT)vkGetInstanceProcAddr(dev->instance, "vkSetDebugUtilsObjectNameEXT");

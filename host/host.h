@@ -21,6 +21,9 @@ uint64_t pm_device_heap_free(const pm_device *dev, int heap);
 // Of all kernels of this build, in hex: two builds with the same run the same code.
 const char *pm_shader_hash(void);
 
+// How many uses of kernels were tried on this device, now or before, and how many of them are right; 0, 0 where nothing is tried.
+void pm_device_verdicts(const pm_device *dev, int *n_right, int *n);
+
 // What a child process does that was started as PROGRAM PM_TRY_COMMAND ...: argc and argv are what follows. Returns an exit code.
 #define PM_TRY_COMMAND "try-kernels"
 int pm_device_try_kernels(int argc, char **argv);
@@ -187,12 +190,16 @@ bool pm_cmd_is_exact(const pm_cmd *cmd);
 void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src); // sizes equal, multiples of 4
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst);
 
+enum { PM_NUMBERS_SIZE = 48 };
 // GPU time per dispatch. Switch on before begin; read after wait. The array is the command's, valid until begin or close.
 typedef struct pm_timing {
     const char *kernel;
     const char *label; // what pm_cmd_label said last
     uint64_t ns;
-    uint64_t bytes; // that the dispatch must at least move
+    uint64_t bytes;                // that the dispatch must at least move
+    uint64_t flops;                // multiplications and additions of products and attention; 0: not counted
+    uint32_t rows, cols;           // of a product's weight; else 0
+    char numbers[PM_NUMBERS_SIZE]; // its specialization constants, "64,1,32,2,8": which variant it is
 } pm_timing;
 void pm_cmd_profile(pm_cmd *cmd, bool on);
 void pm_cmd_label(pm_cmd *cmd, const char *label); // static text

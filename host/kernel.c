@@ -97,7 +97,7 @@ static pm_status load_cache(pm_device *dev) {
     cache_header header = {.size = 0};
     char path[1280], *file = NULL;
     size_t file_size = 0;
-    if (cache_path(dev, path, sizeof(path)) && pm_path_exists(path) && pm_file_read(path, CACHE_LIMIT, &file, &file_size) == PM_OK)
+    if (cache_path(dev, path, sizeof(path)) && pm_file_is_ours(path) && pm_file_read(path, CACHE_LIMIT, &file, &file_size) == PM_OK)
         info.pInitialData = cache_data(dev, file, file_size, &header);
     if (file && !info.pInitialData)
         pm_log(PM_LOG_DEBUG, "%s: damaged or made by another driver, starting afresh", path);

@@ -8,14 +8,15 @@ static pm_kernel_use merge_use(uint32_t head_dim) {
     return (pm_kernel_use){.id = PM_K_attend_merge, .spec = {head_dim / 2, head_dim}, .n_spec = 2};
 }
 
-// A split of the cache a workgroup: enough of them to fill the device when there are few rows, none where the rows alone do, or
-// where the parts cannot be merged.
-static uint32_t count_splits(const pm_device *dev, uint32_t n, uint32_t head_dim, uint32_t kv_bound) {
-    const pm_caps *caps = &dev->caps;
+// Rows may be few enough that they do not fill the device: then the cache is split over workgroups. Not where the parts cannot be
+// merged.
+static bool may_split(const pm_device *dev, uint32_t n, uint32_t head_dim) {
     pm_kernel_use merging = merge_use(head_dim);
-    if (n > caps->matvec.max_cols || pm_selftest_is_bad(dev, &merging))
-        return 1;
-    return (kv_bound + caps->attend_split - 1) / caps->attend_split;
+    return n <= dev->caps.matvec.max_cols && !pm_selftest_is_bad(dev, &merging);
+}
+
+static uint32_t splits_of(uint32_t length, uint32_t split) {
+    return split ? (length + split - 1) / split : 1;
 }
 
 pm_dtype pm_kv_dtype(uint32_t bits) {
@@ -27,9 +28,15 @@ uint64_t pm_kv_page_bytes(pm_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim
     return PM_PAGE * n_kv_heads * position;
 }
 
+uint64_t pm_attend_partial_bytes(const pm_attend_shape *s, uint32_t split) {
+    uint64_t n_splits = splits_of(s->length, split);
+    return n_splits > 1 ? s->n * s->n_heads * n_splits * (s->head_dim + 2) * 4 : 0;
+}
+
+// By the default: where the plan wants more splits, it gets as many as there is room for.
 uint64_t pm_attend_scratch_bytes(const pm_device *dev, uint32_t n, uint32_t n_heads, uint32_t head_dim, uint32_t kv_bound) {
-    uint64_t n_splits = count_splits(dev, n, head_dim, kv_bound);
-    return n_splits > 1 ? n * n_heads * n_splits * (head_dim + 2) * 4 : 0;
+    pm_attend_shape s = {.n = n, .n_heads = n_heads, .head_dim = head_dim, .length = kv_bound};
+    return pm_attend_partial_bytes(&s, may_split(dev, n, head_dim) ? dev->caps.attend_split : 0);
 }
 
 void pm_attend_merge(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits) {
@@ -56,26 +63,74 @@ static pm_kernel_id plain_kernel_of(pm_dtype dtype) {
     return dtype == PM_Q8_0 ? PM_K_attend_plain_q8_0 : dtype == PM_F16 ? PM_K_attend_plain_f16 : PM_K_attend_plain_f32;
 }
 
-static uint32_t group_of(const pm_attend *op) {
-    return op->q.cols / op->kv->head_dim / op->kv->n_kv_heads;
-}
-
 // Rows that a workgroup takes at once, where there are many: of all queries that share the keys no more than 8, whose sums stay in
 // registers; heads of 256 then fill 12 KiB of shared memory.
-static uint32_t count_rows(const pm_device *dev, const pm_attend *op) {
+static uint32_t usual_rows(const pm_device *dev, const pm_attend_shape *s) {
     enum { MOST_QUERIES = 8 };
-    uint32_t group = group_of(op);
-    return !op->consecutive || op->q.rows <= dev->caps.matvec.max_cols || group >= MOST_QUERIES ? 1 : MOST_QUERIES / group;
+    uint32_t group = s->n_heads / s->n_kv_heads;
+    return s->n <= dev->caps.matvec.max_cols || group == 0 || group >= MOST_QUERIES ? 1 : MOST_QUERIES / group;
 }
 
-// The ways to attend, best first.
-static pm_kernel_use pick_use(const pm_device *dev, const pm_attend *op) {
-    const pm_kv *kv = op->kv;
-    uint32_t dim = kv->head_dim, group = group_of(op);
-    pm_kernel_id kernel = kernel_of(kv->dtype), plain = plain_kernel_of(kv->dtype);
+// Few rows: other lengths of a split, or none.
+static bool split_at(const pm_device *dev, const pm_attend_shape *s, int i, uint32_t *split) {
+    const uint32_t usual = dev->caps.attend_split, splits[] = {usual, usual / 2, 2 * usual, usual / 4, 4 * usual, 0};
+    int n = sizeof(splits) / sizeof(*splits);
+    for (int k = 0; k < n; k++) {
+        bool there = k == 0 || k == n - 1 || (splits[k] >= PM_PAGE && splits[k] < s->length);
+        if (there && i-- == 0) {
+            *split = splits[k] / PM_PAGE * PM_PAGE;
+            return true;
+        }
+    }
+    return false;
+}
+
+// Many rows: fewer of them at once.
+bool pm_attend_way_at(const pm_device *dev, const pm_attend_shape *s, int i, pm_attend_way *way) {
+    *way = (pm_attend_way){.rows = 1};
+    if (may_split(dev, s->n, s->head_dim))
+        return split_at(dev, s, i, &way->split);
+    way->rows = i < 8 ? usual_rows(dev, s) >> i : 0;
+    return way->rows > 0;
+}
+
+bool pm_attend_has_way(const pm_device *dev, const pm_attend_shape *s, const pm_attend_way *way) {
+    pm_attend_way w;
+    for (int i = 0; pm_attend_way_at(dev, s, i, &w); i++)
+        if (w.split == way->split && w.rows == way->rows)
+            return true;
+    return false;
+}
+
+static pm_kernel_use use_of(const pm_attend_shape *s, uint32_t rows) {
+    return (pm_kernel_use){
+        .id = kernel_of(s->dtype), .spec = {s->head_dim / 2, s->head_dim, s->n_heads / s->n_kv_heads, rows}, .n_spec = 4};
+}
+
+int pm_attend_uses(const pm_device *dev, const pm_attend_shape *s, const pm_attend_way *way, pm_kernel_use uses[2]) {
+    (void)dev;
+    uses[0] = use_of(s, way->rows);
+    uses[1] = merge_use(s->head_dim);
+    return splits_of(s->length, way->split) > 1 ? 2 : 1;
+}
+
+// What was forced or tuned, else the default.
+static pm_attend_way pick_way(const pm_device *dev, const pm_attend_shape *s) {
+    pm_attend_way way;
+    if (dev->forced_way)
+        return *dev->forced_way;
+    if (!pm_tune_find_attend(dev, s, &way) || !pm_attend_has_way(dev, s, &way))
+        pm_attend_way_at(dev, s, 0, &way);
+    return way;
+}
+
+// The kernels that attend, best first.
+static pm_kernel_use pick_use(const pm_device *dev, const pm_attend_shape *s, uint32_t rows) {
+    uint32_t dim = s->head_dim, group = s->n_heads / s->n_kv_heads;
+    pm_kernel_id plain = plain_kernel_of(s->dtype);
     const pm_kernel_use uses[] = {
-        {.id = kernel, .spec = {dim / 2, dim, group, count_rows(dev, op)}, .n_spec = 4},
-        {.id = kernel, .spec = {dim / 2, dim, group, 1}, .n_spec = 4},
+        use_of(s, rows),
+        use_of(s, 1),
         {.id = plain, .spec = {64, dim, group}, .n_spec = 3},
         {.id = plain, .spec = {32, dim, group}, .n_spec = 3},
     };
@@ -113,21 +168,38 @@ void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
         .groups = {plain ? plain_groups(op, use) : kv->n_kv_heads, (n + rows - 1) / rows, n_splits},
         .bytes = 2 * (uint64_t)((n + rows - 1) / rows) * op->kv_bound *
                  (pm_kv_page_bytes(kv->dtype, kv->n_kv_heads, kv->head_dim) / PM_PAGE),
+        .flops = 4 * (uint64_t)n * op->kv_bound * op->q.cols, // of q k^T and of what v is weighted with
     };
     memcpy(d.spec, use->spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);
+}
+
+// The length of a split, so that the parts have room in the scratch memory.
+static uint32_t fit_split(const pm_attend_shape *s, uint32_t split, uint64_t room) {
+    uint64_t part = (uint64_t)s->n * s->n_heads * (s->head_dim + 2) * 4, most = room / part;
+    if (splits_of(s->length, split) <= most || splits_of(s->length, split) == 1)
+        return split;
+    return most < 2 ? 0 : (uint32_t)pm_round_up((s->length + most - 1) / most, PM_PAGE);
 }
 
 void pm_op_attend(pm_cmd *cmd, const pm_attend *op) {
     if (!pm_cmd_ok(cmd))
         return;
     const pm_device *dev = pm_cmd_device(cmd);
-    uint32_t head_dim = op->kv->head_dim, n_heads = op->q.cols / head_dim, n = op->q.rows;
-    uint32_t n_splits = count_splits(dev, n, head_dim, op->kv_bound);
+    const pm_kv *kv = op->kv;
+    pm_attend_shape s = {.dtype = kv->dtype,
+                         .n = op->q.rows,
+                         .n_heads = op->q.cols / kv->head_dim,
+                         .n_kv_heads = kv->n_kv_heads,
+                         .head_dim = kv->head_dim,
+                         .length = op->kv_bound};
+    pm_attend_way way = pick_way(dev, &s);
+    uint32_t split = fit_split(&s, way.split, op->scratch.buffer ? op->scratch.size : 0), n_splits = splits_of(s.length, split);
+    pm_kernel_use use = pick_use(dev, &s, op->consecutive ? way.rows : 1);
     pm_slice partial = op->scratch;
-    partial.size = pm_attend_scratch_bytes(dev, n, n_heads, head_dim, op->kv_bound);
-    pm_kernel_use use = pick_use(dev, op);
-    pm_attend_split(cmd, op, partial, n_splits, dev->caps.attend_split, &use);
+    partial.size = pm_attend_partial_bytes(&s, split);
+    pm_cmd_note_attend(cmd, &s);
+    pm_attend_split(cmd, op, partial, n_splits, split, &use);
     if (n_splits > 1)
-        pm_attend_merge(cmd, op, partial, n_heads, n_splits);
+        pm_attend_merge(cmd, op, partial, s.n_heads, n_splits);
 }

@@ -168,6 +168,9 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
                    add ? op->normed.data : unwritten, add ? op->squares.data : unwritten},
         .groups = {groups, (n - n0 + cols - 1) / cols, 1},
         .bytes = data.size + (uint64_t)rows * args.scale_stride * 4 + (uint64_t)(n - n0) * (op->x.cols + rows) * 4,
+        .flops = 2 * (uint64_t)rows * op->x.cols * (n - n0),
+        .rows = rows,
+        .cols = op->x.cols,
     };
     memcpy(d.spec, use.spec, sizeof(d.spec));
     pm_cmd_dispatch(cmd, &d);

@@ -46,12 +46,18 @@ static bool is_grouped(const pm_device *dev, const pm_routes *r) {
     return r->n > dev->caps.matvec.max_cols || !one_by_one_works(dev, r);
 }
 
+uint32_t pm_experts_tile_cols(const pm_caps *caps, uint32_t epilogue) {
+    if (!(epilogue & PM_LINEAR_GROUPED))
+        return 1;
+    return caps->use_tiles ? PM_TILE_COLS : caps->matvec_batch.max_cols;
+}
+
 static grouping group_of(const pm_device *dev, const pm_routes *r) {
     const pm_caps *caps = &dev->caps;
     if (!is_grouped(dev, r))
         return (grouping){.tile_cols = 1};
     uint32_t pairs = r->n * r->n_used, experts = pairs < r->n_experts ? pairs : r->n_experts;
-    uint32_t cols = caps->use_tiles ? PM_TILE_COLS : caps->matvec_batch.max_cols;
+    uint32_t cols = pm_experts_tile_cols(caps, PM_LINEAR_GROUPED);
     return (grouping){true, cols, (pairs + experts * (cols - 1)) / cols}; // each expert's last tile may hold a single pair
 }
 
@@ -218,6 +224,9 @@ static void dispatch_part(pm_cmd *cmd, const product *op, const tiling *t, uint3
                    add ? op->normed.data : op->y.data, add ? op->squares.data : op->y.data},
         .groups = {(rows + t->rows_a_group - 1) / t->rows_a_group, op->columns, 1},
         .bytes = (data.size / n + (w->scales.buffer ? scales.size / n : 0)) * read + (uint64_t)n_pairs * (op->x.cols + rows) * 4,
+        .flops = 2 * (uint64_t)n_pairs * rows * op->x.cols,
+        .rows = rows,
+        .cols = op->x.cols,
     };
     for (int i = 0; i < t->n_spec; i++)
         d.spec[i] = i == 1 ? op->epilogue : t->spec[i];

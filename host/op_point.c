@@ -145,15 +145,53 @@ void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op) {
     pm_cmd_dispatch(cmd, &d);
 }
 
+static pm_kernel_use sieve_use(const pm_device *dev) {
+    return (pm_kernel_use){.id = PM_K_sieve, .spec = {pm_variant_workgroup(dev, PM_K_sieve, 128)}, .n_spec = 1};
+}
+
+static uint32_t slices_of(uint32_t n_valid) {
+    return (n_valid + PM_SIEVE_SLICE - 1) / PM_SIEVE_SLICE;
+}
+
+uint64_t pm_sample_scratch_bytes(uint32_t m, uint32_t n_valid) {
+    return (uint64_t)m * slices_of(n_valid) * (1 + PM_SIEVE_MOST) * sizeof(uint32_t);
+}
+
+void pm_sample_sieve(pm_cmd *cmd, const pm_sample *op) {
+    pm_kernel_use use = sieve_use(pm_cmd_device(cmd));
+    struct pm_sample_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .n_slices = slices_of(op->n_valid)};
+    pm_dispatch d = {
+        .kernel = use.id,
+        .spec = {use.spec[0]},
+        .n_spec = use.n_spec,
+        .args = &args,
+        .args_size = sizeof args,
+        .slices = {op->logits.data, op->sampling, op->scratch},
+        .groups = {op->logits.rows, args.n_slices, 1},
+        .bytes = (uint64_t)op->logits.rows * op->n_valid * 4,
+    };
+    pm_cmd_dispatch(cmd, &d);
+}
+
+// Few logits are not worth a dispatch.
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op) {
-    struct pm_sample_args args = {.vocab = op->n_valid, .logits_stride = op->logits.stride, .result0 = op->result0};
+    pm_kernel_use use = sieve_use(pm_cmd_device(cmd));
+    bool sieved = op->n_valid > 4 * PM_SIEVE_SLICE && !pm_selftest_is_bad(pm_cmd_device(cmd), &use);
+    struct pm_sample_args args = {
+        .vocab = op->n_valid,
+        .logits_stride = op->logits.stride,
+        .result0 = op->result0,
+        .n_slices = sieved ? slices_of(op->n_valid) : 0,
+    };
+    if (sieved)
+        pm_sample_sieve(cmd, op);
     pm_dispatch d = {
         .kernel = PM_K_sample,
         .spec = {pm_variant_workgroup(pm_cmd_device(cmd), PM_K_sample, pm_cmd_device(cmd)->caps.row_workgroup)},
         .n_spec = 1,
         .args = &args,
         .args_size = sizeof args,
-        .slices = {op->logits.data, op->sampling, op->index, op->rows, op->next, op->results},
+        .slices = {op->logits.data, op->sampling, op->index, op->rows, op->scratch, op->next, op->results},
         .groups = {op->logits.rows, 1, 1},
         .bytes = (uint64_t)op->logits.rows * op->n_valid * 4,
     };

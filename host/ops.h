@@ -127,14 +127,16 @@ void pm_op_adjust(pm_cmd *cmd, const pm_adjust *op);
 // The draw is argmax(logit / temperature + Gumbel noise of (seed, pos, id)) over the ids that the steps leave: the softmax
 // distribution exactly, and the same on any number of workgroups (https://arxiv.org/abs/1611.01144, section 2). Each step narrows
 // what those before it left; probabilities are of what is left, at the temperature once that step is past, else at 1. Top-k and
-// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept.
+// top-p keep the likeliest, typical-p those nearest to the expected information; ties with the last one are kept. scratch: bytes as
+// pm_sample_scratch_bytes says, of no meaning before and after.
 typedef struct pm_sample {
     pm_tensor logits;
     uint32_t n_valid;
-    pm_slice sampling, index, rows, next, results;
+    pm_slice sampling, index, rows, scratch, next, results;
     uint32_t result0;
 } pm_sample;
 void pm_op_sample(pm_cmd *cmd, const pm_sample *op);
+uint64_t pm_sample_scratch_bytes(uint32_t m, uint32_t n_valid);
 
 // likely (m, 1 + n) of struct pm_likely = the id that next[j] names and the n <= PM_MAX_LIKELY likeliest in falling order, the
 // lower id first of equals, with ln of their softmax over the ids below n_valid of logits (m, vocab). Where n_valid < n, the rest
@@ -145,6 +147,36 @@ typedef struct pm_logprobs {
     pm_slice next, likely;
 } pm_logprobs;
 void pm_op_logprobs(pm_cmd *cmd, const pm_logprobs *op);
+
+// ---- ceilings -------------------------------------------------------------------------------------------------------------
+
+// What a device can do at most, as a measuring stick: no forward pass has these. n_invocations of them run:
+//   READ   dst[i] = the sum of src[i + k * n_invocations], words by themselves
+//   WRITE  word w of dst = w
+//   COPY   dst = src
+//   the others: chains of multiply-adds, whose ends dst tells; see shaders/ceiling.comp, pm_ref_ceiling
+// An element is 16 bytes; src has n of them, and so has dst where it is written or copied, else n_invocations.
+typedef enum pm_ceiling_kind {
+    PM_READ_BANDWIDTH,
+    PM_WRITE_BANDWIDTH,
+    PM_COPY_BANDWIDTH,
+    PM_FMA_F32,
+    PM_FMA_F16,
+    PM_INT8_DOT,
+    PM_COOPMAT_F16,
+    PM_CEILING_COUNT
+} pm_ceiling_kind;
+typedef struct pm_ceiling {
+    pm_ceiling_kind kind;
+    pm_slice dst, src; // src: READ and COPY
+    uint32_t n;        // elements; at most 4096 runs of the chains
+    uint32_t n_invocations;
+} pm_ceiling;
+void pm_op_ceiling(pm_cmd *cmd, const pm_ceiling *op);
+// Does the device have it? Invocations that make whole workgroups, about `most`. Bytes or operations of a dispatch.
+bool pm_ceiling_has(const pm_device *dev, pm_ceiling_kind kind);
+uint32_t pm_ceiling_invocations(const pm_device *dev, pm_ceiling_kind kind, uint32_t most);
+double pm_ceiling_work(const pm_device *dev, const pm_ceiling *op);
 
 #ifdef __cplusplus
 }

@@ -377,12 +377,32 @@ static void keep_used(facts *f) {
 #endif
 }
 
-pm_status pm_probe_create_device(VkPhysicalDevice physical, uint32_t queue_family, VkDevice *vk) {
+// And off what limits took from the device: a layer then tells of a kernel that uses it all the same.
+static void keep_told(const pm_device_info *info, facts *f) {
+    f->storage16.storageBuffer16BitAccess &= info->f16_storage;
+    f->storage8.storageBuffer8BitAccess &= info->int8_storage;
+    f->float16_int8.shaderFloat16 &= info->f16_arithmetic;
+    f->float16_int8.shaderInt8 &= info->int8_arithmetic;
+    f->size_control.subgroupSizeControl &= info->subgroup_size_control;
+    f->size_control.computeFullSubgroups &= info->subgroup_size_control;
+    f->int_dot.shaderIntegerDotProduct &= info->int_dot;
+#ifdef VK_KHR_cooperative_matrix
+    f->coopmat.cooperativeMatrix &= info->n_coopmats > 0;
+#endif
+#ifdef VK_KHR_shader_bfloat16
+    f->bfloat16.shaderBFloat16Type &= info->bf16;
+    f->bfloat16.shaderBFloat16DotProduct &= info->bf16;
+    f->bfloat16.shaderBFloat16CooperativeMatrix &= info->bf16;
+#endif
+}
+
+pm_status pm_probe_create_device(VkPhysicalDevice physical, const pm_device_info *info, uint32_t queue_family, VkDevice *vk) {
     const char *enable[N_OPTIONALS];
     uint32_t n_enable;
     facts f;
     PM_TRY(ask(physical, &f, enable, &n_enable));
     keep_used(&f);
+    keep_told(info, &f);
     const float priority = 1;
     VkDeviceQueueCreateInfo queue = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,

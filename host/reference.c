@@ -567,3 +567,50 @@ void pm_ref_logprobs(const float *logits, uint32_t n_valid, double *logprobs) {
     for (uint32_t i = 0; i < n_valid; i++)
         logprobs[i] = logit(logits[i]) - most - log(mass);
 }
+
+// ---- ceilings ---------------------------------------------------------------------------------------------------------
+
+static void ceiling_memory(const pm_ref_ceiling_args *a, uint32_t i, uint32_t words[4]) {
+    for (uint32_t w = 0; w < 4; w++) {
+        words[w] = a->mode == PM_CEILING_WRITE ? 4 * i + w : a->mode == PM_CEILING_COPY ? a->src[4 * (size_t)i + w] : 0;
+        for (uint32_t e = i; a->mode == PM_CEILING_READ && e < a->n; e += a->n_invocations)
+            words[w] += a->src[4 * (size_t)e + w];
+    }
+}
+
+// A chain adds 1 at each step; one of integers goes on from its low byte, with the sign.
+static double chain_end(bool bytes, uint32_t begin) {
+    int32_t x = (int32_t)begin;
+    if (!bytes)
+        return x + PM_CEILING_LENGTH;
+    for (uint32_t k = 0; k < PM_CEILING_LENGTH; k++)
+        x = (int8_t)(uint8_t)(x & 0xff) + 1;
+    return x;
+}
+
+static double sum_of_chains(bool bytes, uint32_t n, uint32_t w) {
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t c = 0; c < PM_CEILING_CHAINS; c++)
+            sum += chain_end(bytes, c + i % 8 + w);
+    return sum;
+}
+
+static double sum_of_matrices(uint32_t n, uint32_t k) {
+    double sum = 0;
+    for (uint32_t c = 0; c < PM_CEILING_CHAINS; c++)
+        sum += c + (double)n * k;
+    return sum;
+}
+
+void pm_ref_ceiling(const pm_ref_ceiling_args *a, uint32_t i, uint32_t words[4]) {
+    if (!strcmp(a->type, "memory")) {
+        ceiling_memory(a, i, words);
+        return;
+    }
+    for (uint32_t w = 0; w < 4; w++) { // whole numbers below 2^24
+        bool matrices = !strcmp(a->type, "coopmat");
+        float sum = (float)(matrices ? sum_of_matrices(a->n, a->k) : sum_of_chains(!strcmp(a->type, "int_dot"), a->n, w));
+        memcpy(&words[w], &sum, sizeof(sum));
+    }
+}

@@ -87,6 +87,16 @@ void pm_ref_adjust(const float *logits, uint32_t n_valid, const struct pm_sampli
 // logprobs (n_valid) = ln softmax(logits)
 void pm_ref_logprobs(const float *logits, uint32_t n_valid, double *logprobs);
 
+// What pm_op_ceiling writes: words (4) of element i of dst, exactly. type: what stands behind "ceiling_" in the kernel's name.
+typedef struct pm_ref_ceiling_args {
+    const char *type;
+    uint32_t mode; // of "memory"
+    uint32_t n, n_invocations;
+    const uint32_t *src;
+    uint32_t k; // of "coopmat": columns of a matrix
+} pm_ref_ceiling_args;
+void pm_ref_ceiling(const pm_ref_ceiling_args *a, uint32_t i, uint32_t words[4]);
+
 #ifdef __cplusplus
 }
 #endif

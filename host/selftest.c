@@ -75,6 +75,10 @@ bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use) {
     return v && is_bad(v);
 }
 
+bool pm_selftest_knows(const pm_device *dev, const pm_kernel_use *use) {
+    return !dev->verdicts || find(dev, use);
+}
+
 bool pm_selftest_found_bad(const pm_device *dev) {
     for (int i = 0; dev->verdicts && i < dev->verdicts->n; i++)
         if (is_bad(&dev->verdicts->list[i]))
@@ -114,14 +118,18 @@ static bool read_verdict(const char *line, pm_verdict *v) {
            read_fate(fate, &v->fate);
 }
 
-// What another process has found out meanwhile is kept; what this one has found out itself stands.
-static void load(pm_device *dev) {
-    char *text = pm_store_read(dev, "verdicts");
-    for (char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
+void pm_selftest_read(pm_device *dev, const char *text) {
+    for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
         pm_verdict v;
         if (read_verdict(line, &v) && !find(dev, &v.use) && remember(dev, &v) != PM_OK)
             break;
     }
+}
+
+// What another process has found out meanwhile is kept; what this one has found out itself stands.
+static void load(pm_device *dev) {
+    char *text = pm_store_read(dev, "verdicts");
+    pm_selftest_read(dev, text);
     pm_free(text);
 }
 
@@ -411,6 +419,14 @@ pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, boo
     return status;
 }
 
+void pm_device_verdicts(const pm_device *dev, int *n_right, int *n) {
+    *n_right = *n = 0;
+    for (int i = 0; dev->verdicts && i < dev->verdicts->n; i++) {
+        *n_right += dev->verdicts->list[i].fate == PM_FATE_RIGHT;
+        *n += dev->verdicts->list[i].fate == PM_FATE_RIGHT || is_bad(&dev->verdicts->list[i]);
+    }
+}
+
 // ---- all of them ------------------------------------------------------------------------------------------------------
 
 // Uses that no variant stands for: of kernels whose numbers are the model's. A name, or what it begins with up to a '_'.
@@ -439,6 +455,7 @@ static const struct fixed_use {
     {"group", 1, {128}},
     {"experts_sum", 1, {64}},
     {"adjust", 1, {128}},
+    {"sieve", 1, {128}},
     {"sample", 1, {128}},
     {"logprobs", 1, {128}},
 };
@@ -463,16 +480,23 @@ static pm_status add_use(use_list *l, const pm_kernel_use *use) {
     return PM_OK;
 }
 
+static bool is_typed(const struct fixed_use *f) {
+    return f->name[strlen(f->name) - 1] == '_';
+}
+
+// Where any workgroup will do, all of the table's; of a kernel that each type of weights has, the usual one.
 static pm_status add_fixed(use_list *l, pm_kernel_id id) {
     const char *name = pm_kernel_get_info(id)->name;
     for (size_t i = 0; i < sizeof(fixed_uses) / sizeof(*fixed_uses); i++) {
         const struct fixed_use *f = &fixed_uses[i];
         size_t n = strlen(f->name);
-        if (strncmp(f->name, name, n) != 0 || (name[n] && f->name[n - 1] != '_'))
+        if (strncmp(f->name, name, n) != 0 || (name[n] && !is_typed(f)))
             continue;
         pm_kernel_use use = {.id = id, .n_spec = f->n_spec};
         memcpy(use.spec, f->spec, sizeof(f->spec));
         PM_TRY(add_use(l, &use));
+        for (int w = 0; f->n_spec == 1 && !is_typed(f) && (use.spec[0] = pm_variant_workgroup_at(w)) > 0; w++)
+            PM_TRY(add_use(l, &use));
     }
     return PM_OK;
 }
@@ -522,6 +546,15 @@ static pm_status add_experts(use_list *l, const pm_device *dev, pm_dtype dtype) 
     return PM_OK;
 }
 
+static pm_status add_ceilings(use_list *l, const pm_device *dev) {
+    pm_kernel_use uses[PM_CEILING_COUNT];
+    int kinds[PM_CEILING_COUNT];
+    int n = pm_ceiling_uses(dev, uses, kinds);
+    for (int i = 0; i < n; i++)
+        PM_TRY(add_use(l, &uses[i]));
+    return PM_OK;
+}
+
 // Every use that the table of kernels and that of variants have for this device.
 static pm_status add_all(use_list *l, const pm_device *dev) {
     for (int id = 0; id < PM_KERNEL_COUNT; id++)
@@ -531,7 +564,7 @@ static pm_status add_all(use_list *l, const pm_device *dev) {
         PM_TRY(add_products(l, dev, (pm_dtype)d));
         PM_TRY(add_experts(l, dev, (pm_dtype)d));
     }
-    return PM_OK;
+    return add_ceilings(l, dev);
 }
 
 pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n) {

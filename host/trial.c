@@ -13,6 +13,11 @@ const char *pm_fate_name(pm_fate fate) {
     return names[fate];
 }
 
+static bool is_ceiling(const char *small_name, pm_dtype *dtype) {
+    (void)small_name, (void)dtype; // "f32", "coopmat": of what is measured, not of weights
+    return true;
+}
+
 // Names, whole or up to a type; the first that fits.
 static const struct trial_case {
     const char *name;
@@ -36,8 +41,10 @@ static const struct trial_case {
     {"attend_plain_", pm_lab_read_cache_dtype, pm_try_attend},
     {"attend_", pm_lab_read_cache_dtype, pm_try_attend},
     {"adjust", NULL, pm_try_adjust},
+    {"sieve", NULL, pm_try_sieve},
     {"sample", NULL, pm_try_sample},
     {"logprobs", NULL, pm_try_logprobs},
+    {"ceiling_", is_ceiling, pm_try_ceiling},
 };
 
 // *type is what follows the case's name.

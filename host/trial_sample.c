@@ -1,4 +1,4 @@
-// Trials of what comes after the logits: adjust, sample, logprobs.
+// Trials of what comes after the logits: adjust, sieve, sample, logprobs.
 #include "host/lab.h"
 
 #include <float.h>
@@ -46,6 +46,60 @@ void pm_try_adjust(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     pm_lab_compare_exactly(lab, !memcmp(pm_lab_result(lab, op.seen), seen, (size_t)count * 4));
 }
 
+static bool is_listed(const uint32_t *sieved, uint32_t id) {
+    uint32_t i = 0;
+    while (i < sieved[0] && sieved[1 + i] != id)
+        i++;
+    return i < sieved[0];
+}
+
+// The ids of the slice [first, end) of logits: each once, and at least k of them above all that are left out.
+static bool are_the_best(const uint32_t *sieved, const float *logits, uint32_t first, uint32_t end, uint32_t k) {
+    uint32_t n_found = 0, above = 0;
+    float left = -INFINITY;
+    if (sieved[0] > PM_SIEVE_MOST)
+        return false;
+    for (uint32_t id = first; id < end; id++)
+        if (is_listed(sieved, id))
+            n_found++;
+        else
+            left = fmaxf(left, logits[id]);
+    for (uint32_t id = first; id < end; id++)
+        above += is_listed(sieved, id) && logits[id] > left;
+    return n_found == sieved[0] && above >= k;
+}
+
+// Greedy; top-k; what wants all. Two slices, the second a short one.
+void pm_try_sieve(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    enum { M = 3, N = PM_SIEVE_SLICE + 77 };
+    static const struct pm_sampling sampling[M] = {
+        {.temperature = 0},
+        {.temperature = 1, .top_p = 0.9f, .top_k = 10, .steps = PM_STEPS_USUAL},
+        {.temperature = 1, .top_p = 0.9f, .steps = PM_STEPS_USUAL},
+    };
+    static const uint32_t wanted[M] = {1, 10, 0};
+    (void)type;
+    float *logits = pm_lab_floats(lab, (size_t)M * N, -8, 8);
+    pm_sample op = {.logits = pm_lab_activation(lab, M, N, logits),
+                    .n_valid = N,
+                    .sampling = pm_lab_put(lab, sampling, sizeof(sampling) / 4),
+                    .scratch = pm_lab_take(lab, pm_sample_scratch_bytes(M, N))};
+    if (!pm_lab_ok(lab))
+        return;
+    pm_lab_begin(lab);
+    pm_sample_sieve(lab->cmd, &op);
+    if (!pm_lab_run(lab))
+        return;
+    const uint32_t *sieved = pm_lab_result(lab, op.scratch);
+    for (uint32_t m = 0; m < M; m++)
+        for (uint32_t slice = 0; slice < 2; slice++, sieved += 1 + PM_SIEVE_MOST) {
+            uint32_t first = slice * PM_SIEVE_SLICE, end = slice ? N : PM_SIEVE_SLICE;
+            bool few = wanted[m] > 0 && wanted[m] <= use->spec[0];
+            pm_lab_compare_exactly(lab, few ? are_the_best(sieved, logits + (size_t)m * N, first, end, wanted[m])
+                                            : sieved[0] == PM_SIEVE_ALL);
+        }
+}
+
 // Greedy; top-k; top-p and min-p. What is drawn must be among the ids that the sampling leaves.
 void pm_try_sample(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     enum { M = 3 };
@@ -66,6 +120,7 @@ void pm_try_sample(pm_lab *lab, const pm_kernel_use *use, const char *type) {
                     .sampling = pm_lab_put(lab, sampling, sizeof(sampling) / 4),
                     .index = pm_lab_put(lab, index, M),
                     .rows = pm_lab_put(lab, rows, sizeof(rows) / 4),
+                    .scratch = pm_lab_take(lab, pm_sample_scratch_bytes(M, n_valid)),
                     .next = pm_lab_take(lab, M * sizeof(struct pm_row)),
                     .results = pm_lab_take(lab, (M + 2) * 4),
                     .result0 = 1};

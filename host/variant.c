@@ -138,6 +138,10 @@ uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_
     return pm_selftest_is_bad(dev, &use) ? usual_size : use.spec[0];
 }
 
+uint32_t pm_variant_workgroup_at(int i) {
+    return i < (int)(sizeof(workgroups) / sizeof(*workgroups)) ? workgroups[i] : 0;
+}
+
 pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n) {
     for (int i = 0; i < n; i++)
         if (dev->forced_use ? dev->forced_use->id == uses[i].id : !pm_selftest_is_bad(dev, &uses[i]))

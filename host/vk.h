@@ -32,6 +32,7 @@ struct pm_device {
     struct pm_verdicts *verdicts;              // selftest.c; NULL: kernels are trusted
     struct pm_tuned *tuned;                    // tune.c; NULL: nothing was measured
     const struct pm_variant *forced;           // by a trial or a measurement: products take this one and no other
+    const struct pm_attend_way *forced_way;    // the same of attention
     const struct pm_kernel_use *forced_use;    // the same of other kernels: this one is used as here
     uint64_t time_limit_ns;                    // of a submission, in trials; 0: none
     PFN_vkSetDebugUtilsObjectNameEXT set_name; // NULL: VK_EXT_debug_utils is not there
@@ -42,7 +43,7 @@ void pm_vk_name(const pm_device *dev, VkObjectType type, uint64_t handle, const 
 
 // probe.c: what a physical device has, and the VkDevice made with what we use of it.
 pm_status pm_probe(VkPhysicalDevice physical, pm_device_info *info, uint32_t *queue_family); // UNSUPPORTED: not for us, and why
-pm_status pm_probe_create_device(VkPhysicalDevice physical, uint32_t queue_family, VkDevice *vk);
+pm_status pm_probe_create_device(VkPhysicalDevice physical, const pm_device_info *info, uint32_t queue_family, VkDevice *vk);
 // The heaps as they are now. What this process holds is already off the budget where the driver tells it (budget_known).
 void pm_probe_heaps(VkPhysicalDevice physical, bool budget_known, pm_heap_info heaps[16], int *n);
 
@@ -149,11 +150,14 @@ bool pm_lab_knows(pm_kernel_id id);
 // selftest.c: which uses of kernels are right on this device
 void pm_selftest_open(pm_device *dev); // loads what is known
 void pm_selftest_close(pm_device *dev);
+// Adds what lines say of uses of which nothing is known yet; what makes no sense here is left out. text may be NULL.
+void pm_selftest_read(pm_device *dev, const char *text);
 // Tries the uses of which nothing is known yet. *found_bad: one of them must not be used; rehearse again, and others take its
 // place.
 pm_status pm_selftest_uses(pm_device *dev, const pm_kernel_use *uses, int n, bool *found_bad);
 bool pm_selftest_is_bad(const pm_device *dev, const pm_kernel_use *use);
-bool pm_selftest_found_bad(const pm_device *dev); // any use at all
+bool pm_selftest_knows(const pm_device *dev, const pm_kernel_use *use); // a verdict, or that none is asked for
+bool pm_selftest_found_bad(const pm_device *dev);                       // any use at all
 // The error of a use that is bad with nothing to take its place. What only the disk says is tried once more before (PM_OK).
 pm_status pm_selftest_check(const pm_device *dev, const pm_kernel_use *use);
 
@@ -194,6 +198,7 @@ bool pm_variant_any_right(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_same(const pm_variant *a, const pm_variant *b);
 // Of a kernel that takes any workgroup: the first of the table's sizes that is right.
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
+uint32_t pm_variant_workgroup_at(int i); // those sizes; 0 behind the last
 // Of n uses that compute the same the first that is right; where none is, the first.
 pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n);
 
@@ -212,11 +217,36 @@ void pm_experts_group(pm_cmd *cmd, const struct pm_routes *routes);
 void pm_experts_multiply(pm_cmd *cmd, pm_tensor products, pm_tensor src, pm_tensor w, const struct pm_routes *routes);
 void pm_experts_sum(pm_cmd *cmd, struct pm_hidden *h, pm_tensor products, pm_tensor gain, const struct pm_routes *routes);
 
-// op_attend.c: the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
+uint32_t pm_experts_tile_cols(const pm_caps *caps, uint32_t epilogue); // of tiles where `epilogue` is grouped, else 1
+
+// op_attend.c: attention as far as a choice depends on it, and how it is laid out.
+typedef struct pm_attend_shape {
+    pm_dtype dtype; // of the cache
+    uint32_t n, n_heads, n_kv_heads, head_dim;
+    uint32_t length; // positions
+} pm_attend_shape;
+typedef struct pm_attend_way {
+    uint32_t split; // positions that a workgroup takes, a multiple of PM_PAGE; 0: all
+    uint32_t rows;  // that it takes of those with consecutive positions
+} pm_attend_way;
+// Number i of the ways that this device may take, the default first; false behind the last.
+bool pm_attend_way_at(const pm_device *dev, const pm_attend_shape *shape, int i, pm_attend_way *way);
+bool pm_attend_has_way(const pm_device *dev, const pm_attend_shape *shape, const pm_attend_way *way);
+int pm_attend_uses(const pm_device *dev, const pm_attend_shape *shape, const pm_attend_way *way, pm_kernel_use uses[2]);
+uint64_t pm_attend_partial_bytes(const pm_attend_shape *shape, uint32_t split);
+
+// the two halves of pm_op_attend, for trials; n_splits 1: nothing is partial (ops.h tells the rest)
 struct pm_attend;
 void pm_attend_split(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_splits, uint32_t split_len,
                      const pm_kernel_use *use);
 void pm_attend_merge(pm_cmd *cmd, const struct pm_attend *op, pm_slice partial, uint32_t n_heads, uint32_t n_splits);
+
+// op_ceiling.c: the uses that the device at hand has, and the pm_ceiling_kind of each; returns how many
+int pm_ceiling_uses(const pm_device *dev, pm_kernel_use *uses, int *kinds);
+
+// op_point.c: the first half of pm_op_sample, for trials; of op: logits, n_valid, sampling, scratch
+struct pm_sample;
+void pm_sample_sieve(pm_cmd *cmd, const struct pm_sample *op);
 
 // tune.c
 void pm_tune_open(pm_device *dev); // loads the plan
@@ -224,6 +254,28 @@ void pm_tune_close(pm_device *dev);
 // Of n ratios, the challenger's time to the champion's, in turns: is the challenger clearly faster? Sorts them.
 bool pm_tune_wins(double *ratios, int n);
 bool pm_tune_find(const pm_device *dev, const pm_linear_shape *shape, pm_variant *variant);
+bool pm_tune_find_attend(const pm_device *dev, const pm_attend_shape *shape, pm_attend_way *way);
+
+// contest.c: ways to do the same, measured against each other
+enum { PM_CONTEST_MOST = 32 };
+typedef struct pm_contest {
+    pm_device *dev;
+    uint64_t deadline_ns;
+    double rate;                     // bytes a microsecond that the device moves; 0: unknown
+    int n;                           // candidates; number 0 is the default
+    uint64_t bytes[PM_CONTEST_MOST]; // that each must at least move
+    int most_pieces;                 // of the same work on other data
+    void (*record)(void *user, pm_cmd *cmd, int candidate, int piece);
+    void *user;
+    // What comes of it:
+    int n_pieces, winner;
+    bool partly;         // time ran out before all had their turn
+    double usual_us, us; // a piece: of the default, of the winner
+} pm_contest;
+pm_status pm_contest_run(pm_contest *contest);
+double pm_contest_rate(pm_device *dev); // by copies
+// Whether what must move so many bytes may take less time than the best.
+bool pm_contest_can_win(uint64_t bytes, double rate, double best_us);
 
 // command.c: what the op_*.c files record
 typedef struct pm_dispatch {
@@ -234,7 +286,10 @@ typedef struct pm_dispatch {
     uint32_t args_size;
     pm_slice slices[PM_MAX_BINDINGS]; // reads, then writes, as the kernel's row says; the kernel uses none without a buffer
     uint32_t groups[3];
-    uint64_t bytes; // that must at least be moved, for --profile
+    // For --profile: bytes that must at least be moved; of products rows and columns of the weight, and multiplications and
+    // additions of all its rows of x.
+    uint64_t bytes, flops;
+    uint32_t rows, cols;
 } pm_dispatch;
 void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *dispatch);
 // A product of a rehearsal, for the tuner; of each shape a few weights are kept, so that measuring does not find them in a cache.
@@ -247,6 +302,9 @@ typedef struct pm_problem {
 } pm_problem;
 void pm_cmd_note_product(pm_cmd *cmd, const pm_linear_shape *shape, const pm_tensor *w);
 const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n);
+// The same of attention.
+void pm_cmd_note_attend(pm_cmd *cmd, const pm_attend_shape *shape);
+const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);

@@ -346,25 +346,31 @@ static pm_status check_unexplained(const char *path, const pm_file *file) {
     return PM_OK;
 }
 
-typedef pm_status (*add_tensor)(void *user, const char *name, uint64_t rows, uint64_t cols);
-
-static pm_status imply(const pm_config *c, const implied *want, uint32_t layer, const char *prefix, add_tensor add, void *user) {
+static pm_status imply(const pm_config *c, const implied *want, uint64_t n, const char *prefix, pm_add_implied add, void *user) {
     char name[64];
-    if (!is_needed(c, want->need, layer))
-        return PM_OK;
     snprintf(name, sizeof(name), "%s%s", prefix, want->name);
-    return add(user, name, extent_of(c, want->rows), want->cols == NONE ? 0 : extent_of(c, want->cols));
+    return add(user, name, n, extent_of(c, want->rows), want->cols == NONE ? 0 : extent_of(c, want->cols));
 }
 
-pm_status pm_config_imply(const pm_config *config, add_tensor add, void *user) {
+static pm_status imply_layer(const pm_config *c, uint32_t layer, pm_add_implied add, void *user) {
+    char prefix[24];
+    snprintf(prefix, sizeof(prefix), "blk.%u.", layer);
+    for (size_t i = 0; i < sizeof(layer_tensors) / sizeof(layer_tensors[0]); i++)
+        if (is_needed(c, layer_tensors[i].need, layer))
+            PM_TRY(imply(c, &layer_tensors[i], 0, prefix, add, user));
+    if (!pm_config_has_experts(c, layer))
+        return PM_OK;
+    PM_TRY(imply(c, &stacked_gate[0], c->n_experts, prefix, add, user));
+    PM_TRY(imply(c, &stacked_gate[1], c->n_experts, prefix, add, user));
+    return imply(c, &stacked_down, c->n_experts, prefix, add, user);
+}
+
+pm_status pm_config_imply(const pm_config *config, pm_add_implied add, void *user) {
     for (size_t i = 0; i < sizeof(model_tensors) / sizeof(model_tensors[0]); i++)
-        PM_TRY(imply(config, &model_tensors[i], 0, "", add, user));
-    for (uint32_t layer = 0; layer < config->n_layers; layer++) {
-        char prefix[24];
-        snprintf(prefix, sizeof(prefix), "blk.%u.", layer);
-        for (size_t i = 0; i < sizeof(layer_tensors) / sizeof(layer_tensors[0]); i++)
-            PM_TRY(imply(config, &layer_tensors[i], layer, prefix, add, user));
-    }
+        if (is_needed(config, model_tensors[i].need, 0))
+            PM_TRY(imply(config, &model_tensors[i], 0, "", add, user));
+    for (uint32_t layer = 0; layer < config->n_layers; layer++)
+        PM_TRY(imply_layer(config, layer, add, user));
     return PM_OK;
 }
 

@@ -151,9 +151,10 @@ void pm_config_init(pm_config *config);
 pm_status pm_config_finish(const char *path, pm_config *config);
 // Adds an id on which generation stops, once.
 pm_status pm_config_add_eos(const char *path, pm_config *config, int32_t id);
-// Calls `add` for each tensor that the config implies, but for the experts; cols 0: a vector of `rows`.
-pm_status pm_config_imply(const pm_config *config, pm_status (*add)(void *user, const char *name, uint64_t rows, uint64_t cols),
-                          void *user);
+// Calls `add` for each tensor that the config implies, experts in stacks; cols 0: a vector of `rows`; n not 0: a stack of n
+// matrices.
+typedef pm_status (*pm_add_implied)(void *user, const char *name, uint64_t n, uint64_t rows, uint64_t cols);
+pm_status pm_config_imply(const pm_config *config, pm_add_implied add, void *user);
 // PM_ERR_FILE unless every tensor the config implies is among the sorted ones; PM_ERR_UNSUPPORTED for one it does not explain.
 pm_status pm_config_check_tensors(const char *path, const pm_file *file);
 

@@ -45,9 +45,9 @@ typedef struct pm_vocab_data {
 
 // Opens a folder (config.json beside *.safetensors, single or sharded by index), one .safetensors file with its config.json
 // beside it, or a .gguf file (of a split one: any part; the others are found beside it); or "synthetic:qwen3-4b:q4_k_m", which is
-// made up: no file is read, and PM_ERR_USAGE says what there is. Every size, offset, shape and type is
-// checked here, against the file's length and against the config: what is returned can be read without further tests.
-// Errors: PM_ERR_IO, PM_ERR_FILE, PM_ERR_UNSUPPORTED, PM_ERR_MEMORY; *file is NULL then.
+// made up: no file is read, and PM_ERR_USAGE says what there is; or "fd:5", a .gguf file by an open descriptor (pm_map_open). Every
+// size, offset, shape and type is checked here, against the file's length and against the config: what is returned can be read
+// without further tests. Errors: PM_ERR_IO, PM_ERR_FILE, PM_ERR_UNSUPPORTED, PM_ERR_MEMORY; *file is NULL then.
 pm_status pm_file_open(const char *path, pm_file **file);
 // Opens a tokenizer.json alone, for tests and tools: the vocabulary is there, the config is zero, there are no tensors and no
 // chat template.

@@ -48,6 +48,13 @@ struct pm_sampling {
     float presence, frequency;
 };
 
+// Of a slice of the logits that many workgroups look through for the one that draws.
+#define PM_SIEVE_SLICE  4096u
+#define PM_SIEVE_MOST   127u        // ids that come through
+#define PM_SIEVE_ALL    0xffffffffu // more do, or it cannot be told which
+#define PM_SIEVE_TOP_K  40u         // of more than that, all
+#define PM_SIEVE_LISTED 2048u       // ids of all slices
+
 // What adjust knows of an id: how often it was drawn, and whether the prompt has it.
 #define PM_SEEN_IN_PROMPT 0x80000000u
 #define PM_SEEN_COUNT     0x7fffffffu
@@ -170,10 +177,11 @@ struct pm_attend_merge_args {
     uint out_stride;
 };
 
-struct pm_sample_args {
-    uint vocab; // ids at and above it are padding and never drawn
+struct pm_sample_args { // of sieve too
+    uint vocab;         // ids at and above it are padding and never drawn
     uint logits_stride;
-    uint result0; // where in `results` the first output's id goes
+    uint result0;  // where in `results` the first output's id goes
+    uint n_slices; // of PM_SIEVE_SLICE ids; 0: nothing was sieved
 };
 
 struct pm_adjust_args {
@@ -186,6 +194,23 @@ struct pm_logprobs_args {
     uint vocab;
     uint logits_stride;
     uint n; // alternatives
+};
+
+// What ceiling_memory does, its MODE; the other kernels of ceiling.comp multiply and add.
+#define PM_CEILING_READ  0u
+#define PM_CEILING_WRITE 1u
+#define PM_CEILING_COPY  2u
+
+// An invocation of theirs runs so many chains of 4 values (or a matrix of sums) side by side; a chain begins anew after LENGTH
+// steps.
+#define PM_CEILING_CHAINS 4
+#define PM_CEILING_LENGTH 512
+#define PM_CEILING_UNROLL 16
+
+struct pm_ceiling_args {
+    uint n;               // elements of 16 bytes; times that chains are run, or products of matrices
+    uint ones;            // bytes 1, 0, 0, 0
+    float factor, addend; // 1: what a compiler must not know
 };
 
 #endif

@@ -14,6 +14,14 @@ layout(binding = 2) writeonly buffer Likely {
     pm_likely likely[]; // (m, 1 + n)
 };
 
+uint n_items() {
+    return a.vocab;
+}
+
+uint item(uint i) {
+    return i;
+}
+
 #include "select.glsl"
 
 shared uint found[PM_MAX_LIKELY]; // ids, in any order

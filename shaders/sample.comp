@@ -17,14 +17,44 @@ layout(binding = 2) readonly buffer Index {
 layout(binding = 3) readonly buffer Rows {
     pm_row rows[];
 };
-layout(binding = 4) buffer Next {
+layout(binding = 4) readonly buffer Sieved {
+    uint sieved[]; // (m, n_slices, 1 + PM_SIEVE_MOST): see sieve.comp
+};
+layout(binding = 5) buffer Next {
     pm_row next[]; // (m)
 };
-layout(binding = 5) buffer Results {
+layout(binding = 6) buffer Results {
     uint results[];
 };
 
+shared uint listed[PM_SIEVE_LISTED];
+uint n_listed; // 0: all ids are looked at
+
+uint n_items() {
+    return n_listed > 0 ? n_listed : a.vocab;
+}
+
+uint item(uint i) {
+    return n_listed > 0 ? listed[i] : i;
+}
+
 #include "select.glsl"
+
+// What the slices let through, as far as all of them say it and it fits.
+void list_sieved(uint m) {
+    uint lane = gl_LocalInvocationID.x, row = m * a.n_slices * (1 + PM_SIEVE_MOST), total = 0;
+    n_listed = 0;
+    for (uint slice = 0; slice < a.n_slices; slice++) {
+        uint at = row + slice * (1 + PM_SIEVE_MOST), n = sieved[at];
+        if (n > PM_SIEVE_MOST || total + n > PM_SIEVE_LISTED)
+            return;
+        for (uint i = lane; i < n; i += WORKGROUP)
+            listed[total + i] = sieved[at + 1 + i];
+        total += n;
+    }
+    barrier();
+    n_listed = total;
+}
 
 uvec3 pcg3d(uvec3 v) { // https://jcgt.org/published/0009/03/02/
     v = v * 1664525u + 1013904223u;
@@ -55,8 +85,8 @@ void keep_selected(uint step, pm_sampling s, inout band b) {
     measure by = measure(0, step == PM_STEP_TYPICAL_P, 0);
     if (step != PM_STEP_TOP_K) {
         float sum = 0, weighted = 0;
-        for (uint id = gl_LocalInvocationID.x; id < a.vocab; id += WORKGROUP) {
-            float l = logit(id);
+        for (uint i = gl_LocalInvocationID.x; i < n_items(); i += WORKGROUP) {
+            float l = logit(item(i));
             if (holds(b, l)) {
                 float e = exponent(b, l), p = exp(e);
                 sum += p;
@@ -81,8 +111,8 @@ void keep_selected(uint step, pm_sampling s, inout band b) {
         chosen[1] = 0;
     }
     barrier();
-    for (uint id = gl_LocalInvocationID.x; id < a.vocab; id += WORKGROUP) {
-        float l = logit(id);
+    for (uint i = gl_LocalInvocationID.x; i < n_items(); i += WORKGROUP) {
+        float l = logit(item(i));
         if (holds(b, l) && rank_key(by, b, l) >= key) {
             atomicMin(chosen[0], sort_key(l));
             atomicMax(chosen[1], sort_key(l));
@@ -122,6 +152,7 @@ void main() {
     uint m = gl_WorkGroupID.x, lane = gl_LocalInvocationID.x;
     pm_sampling s = sampling[m];
     pm_row row = rows[index[m]];
+    list_sieved(m);
 
     float best;
     uint best_id;
@@ -132,13 +163,14 @@ void main() {
         band b = narrow(s, values[0]);
         best = LOWEST;
         best_id = ids[0];
-        for (uint id = lane; id < a.vocab; id += WORKGROUP) {
+        for (uint i = lane; i < n_items(); i += WORKGROUP) {
+            uint id = item(i);
             float l = logit(id);
             float cooled = (l - b.most) / s.temperature;
             if (!holds(b, l) || cooled + MOST_NOISE < best) // most ids never had a chance
                 continue;
             float noisy = cooled + gumbel(s, row.pos, id);
-            if (noisy > best) {
+            if (noisy > best || (noisy == best && id < best_id)) {
                 best = noisy;
                 best_id = id;
             }

@@ -1,7 +1,7 @@
-// Finding the greatest of a row of logits, for kernels with a workgroup an output; they define PM_ARGS with vocab and logits_stride,
-// and logits[]. Thresholds are found by radix selection over the bits of the logits: a histogram of 256 buckets of the top byte
-// among what is still in question, the bucket where the wanted weight is reached, then the next byte. Integer weights make it exact
-// and the same for any workgroup size.
+// Finding the greatest of a row of logits, for kernels whose workgroup (x) is an output; they define PM_ARGS with logits_stride,
+// logits[], and which ids are looked at: n_items() of them, item(i). Thresholds are found by radix selection over the bits of the
+// logits: a histogram of 256 buckets of the top byte among what is still in question, the bucket where the wanted weight is
+// reached, then the next byte. Integer weights make it exact and the same for any workgroup size.
 const float LOWEST = -3.4028234e38, GREATEST = 3.4028234e38;
 const float MASS_ONE = 1073741824.0; // 2^30: probabilities as integers
 
@@ -62,10 +62,11 @@ float reduce_sum(float value) {
 void greatest_of_lane(out float best, out uint best_id) {
     uint lane = gl_LocalInvocationID.x;
     best = LOWEST;
-    best_id = lane < a.vocab ? lane : 0;
-    for (uint id = lane; id < a.vocab; id += WORKGROUP) {
+    best_id = 0xffffffffu;
+    for (uint i = lane; i < n_items(); i += WORKGROUP) {
+        uint id = item(i);
         float l = logit(id);
-        if (l > best) {
+        if (l > best || (l == best && id < best_id)) {
             best = l;
             best_id = id;
         }
@@ -114,8 +115,8 @@ uint select_key(uint target, measure by, band b) {
             histogram[i] = 0;
         barrier();
         uint known = shift == 24 ? 0u : 0xffffffffu << (shift + 8);
-        for (uint id = lane; id < a.vocab; id += WORKGROUP) {
-            float l = logit(id);
+        for (uint i = lane; i < n_items(); i += WORKGROUP) {
+            float l = logit(item(i));
             uint key = rank_key(by, b, l);
             if (holds(b, l) && (key & known) == prefix)
                 atomicAdd(histogram[(key >> shift) & 255], weight(by, b, l));

@@ -80,11 +80,54 @@ assert rows == [(8, 0, 1, "real", None), (0, 4, 1, "real", None)], rows' "$out" 
 fi
 
 # A model without a file: the shapes and bytes of the real one, the same ids at each run.
-expect 0 '*' '*' "$bench" --synthetic qwen3-0.6b:q4_k_m -p 2 -n 0 -r 1 -o jsonl
+expect 0 '*' '*' "$bench" --synthetic qwen3-0.6b:q4_k_m -p 2 -n 0 -r 1 -o jsonl --no-proof
 grep -q '"model_type":"qwen3 0.6B Q4_K","model_size":[0-9]*,"model_n_params":596049920' "$out" || bad "other dimensions" --synthetic
 expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-5b:q4_k_m
 expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-4b:q4_z
 expect 2 "" "there are synthetic:NAME:TYPE" "$bench" --synthetic qwen3-4b
+
+# ---- proof --------------------------------------------------------------------------------------------------------------------
+
+# The bundled model's types, heads in odd groups, experts, biases: each against a forward pass that shares no code with kernels.
+for one in tiny-qwen3 checkpoints/llama checkpoints/qwen2 checkpoints/qwen3-yarn checkpoints/qwen3moe quantized/fp8; do
+    expect 0 '*' '*' "$bench" -m "${0%/*}/data/$one" -p 4 -n 0 -r 1 -o jsonl
+    grep -q '"proof":"ok","greedy_match":1,' "$out" || bad "no proof" "$one"
+    awk -F '"kl_vs_ref":|"logits_error":' '{ exit !($2 + 0 < 1e-5 && $3 + 0 < 1e-3) }' "$out" || bad "far from the reference" "$one"
+    grep -q '"variants":\["embed_[^]]*matvec_[^]]*attend_' "$out" || bad "no variants" "$one"
+    grep -q '"self_test":"\([0-9]*\) of \1"' "$out" || bad "no verdict of the self-test" "$one"
+done
+expect 0 '*' '*' "$bench" -m "$model" -p 4 -n 0 -r 1 -ctk q8_0
+grep -q '^proof ok: 13 of 13 greedy tokens' "$out" || bad "no proof" "-ctk q8_0"
+expect 0 '*' '*' "$bench" -m "$model" -p 4 -n 0 -r 1 -o jsonl --no-proof
+grep -q '"proof":null,"greedy_match":null,"kl_vs_ref":null' "$out" || bad "a proof all the same" --no-proof
+if PM_BREAK=embed_bf16=crash PM_SELFTEST=0 PUMICE_CACHE='' "$bench" -m "$model" -p 4 -n 0 -r 1 >"$out" 2>"$err"; then
+    echo "a build without PM_BREAK: no kernel is broken"
+else
+    for kernel in 'embed_*' 'matvec_*' rope_store_f16 attend_f16; do
+        expect 0 '*' 'computes what is wrong' env "PM_BREAK=$kernel=wrong" PM_SELFTEST=0 "$bench" -m "$model" -p 4 -n 0 -r 1 -o jsonl
+        grep -q '"proof":"failed"' "$out" || bad "a proof of what is wrong" "$kernel"
+    done
+    expect 0 'proof FAILED: ' 'computes what is wrong' env PM_BREAK=attend_f16=wrong PM_SELFTEST=0 "$bench" -m "$model" -p 4 -n 0 -r 1
+fi
+
+# ---- ceilings -----------------------------------------------------------------------------------------------------------------
+
+expect 0 '*' '*' "$bench" --ceilings -o jsonl
+for name in read_bandwidth write_bandwidth copy_bandwidth host_to_device device_to_host fma_f32 launch submit; do
+    awk -F '"value":|"stddev":|"min":|"max":' -v name="\"ceiling\":\"$name\"" '
+        index($0, name) { n++; if (!($2 + 0 > 0 && $4 + 0 <= $2 + 0 && $2 + 0 <= $5 + 0)) exit 1 }
+        END { exit n != 1 }' "$out" || bad "no sensible $name" --ceilings
+done
+grep -q '"ceiling":"barrier","value":[0-9.e-]*,"unit":"us"' "$out" || bad "no barrier" --ceilings
+[ "$(grep -c '"row":"ceiling"' "$out")" = "$(wc -l <"$out")" ] || bad "other rows" --ceilings
+expect 0 '| copy_bandwidth ' '*' "$bench" --ceilings
+if PM_BREAK=embed_bf16=crash PM_SELFTEST=0 PUMICE_CACHE='' "$bench" -m "$model" -p 4 -n 0 -r 1 >"$out" 2>"$err"; then
+    :
+else
+    PUMICE_CACHE=$tmp/broken expect 0 '| fma_f32 ' 'no variant of the kernel ceiling_f32 is right' \
+        env PM_BREAK=ceiling_f32=wrong "$bench" --ceilings
+    grep -q '^| fma_f32 *| *unknown' "$out" || bad "a rate of what is wrong" --ceilings
+fi
 
 # ---- operations ---------------------------------------------------------------------------------------------------------------
 
@@ -94,9 +137,99 @@ if [ $? = 0 ]; then
         [ "$(grep -c "^| 1  *| $kernel" "$out")" -ge 1 ] || bad "no row of $kernel" "--ops"
     done
     grep -q '^| 8  *| ' "$out" || bad "no pass of 8 rows" "--ops"
+    grep -q '^| read_bandwidth' "$out" || bad "no ceilings" "--ops"
+    expect 0 '*' '*' "$bench" -m "$model" --ops -p 1 -o jsonl
+    # the arithmetic of a product is that of its shape, its rate that of its time, its percent that of the ceiling
+    awk -F '"shape":"|"avg_ns":|"flops":|"tflops":|"bw_percent":|"bw_GBps":|"flops_percent":' '
+        /"ceiling":"read_bandwidth"/ { sub(/.*"value":/, ""); memory = $0 + 0 }
+        /"kernel":"matvec/ {
+            split($2, s, /x| /); n++
+            if ($5 + 0 != 2 * s[1] * s[2] * s[4]) exit 1
+            x = $5 / $3 / 1e3 / $6; y = 100 * $4 / memory / $7
+            if (x < 0.999 || x > 1.001 || y < 0.999 || y > 1.001) exit 1
+        }
+        END { exit n < 4 }' "$out" || bad "no rates of products" "--ops -o jsonl"
+    grep -q '"kernel":"matvec_bf16","where":"feed-forward","variant":"matvec_bf16:[0-9,]*","type":"BF16"' "$out" || bad "no variant" "--ops"
+    grep -q '"bound":"memory"' "$out" || bad "nothing is bound by memory" "--ops"
+    [ "$(grep -c '"row":"op"' "$out")" -ge 8 ] || bad "no rows of kernels" "--ops"
 else
     grep -q "has no timestamps" "$err" || bad "no success" "--ops"
 fi
+
+# ---- for long, presets, devices, power ------------------------------------------------------------------------------------------
+
+# The windows' rates are the samples; cold is the first, kept the mean of the last quarter.
+expect 0 '*' '*' "$bench" -m "$model" -p 0 -n 4 --sustain 1s -o jsonl --no-proof
+tr -d '[]' <"$out" | awk -F '"sustain_s":|"cold_ts":|"sustained_ts":|"throttle_s":|"window_ts":|"preset":' '{
+        n = split($6, w, ",") - 1 # and nothing behind the last comma
+        q = n >= 4 ? int(n / 4) : 1
+        for (i = n - q + 1; i <= n; i++) kept += w[i] / q
+        low = n; while (low > 0 && w[low] < 0.95 * w[1]) low--
+        told = ($5 ~ /^null/) ? n : $5 + 0
+        if (n < 1 || n > 20 || $2 + 0 < 0.4 || $3 + 0 != w[1] + 0 || kept / $4 > 1.0001 || $4 / kept > 1.0001) exit 1
+        if ((low == n) != ($5 ~ /^null/)) exit 1
+    }' || bad "cold, kept and windows do not fit together" --sustain
+expect 0 'slower from' '*' "$bench" -m "$model" -p 4 -n 0 --sustain 0.1 --no-proof
+expect 2 "" "wanted seconds" "$bench" -m "$model" --sustain long
+
+expect 0 'it mixes' '*' "$bench" -m "$model" --preset qwen -n 4 -r 1 --no-proof
+[ "$(cells 3 2)" = "pp1+tg4" ] && [ "$(grep -c '^|' "$out")" = 3 ] || bad "not the one row that fits" "--preset qwen"
+expect 0 '"preset":"qwen","qwen_ts":' '*' "$bench" -m "$model" --preset qwen -n 4 -r 1 -o jsonl --no-proof
+expect 2 "" "has no room for a prompt of 1 and 2048 new tokens" "$bench" -m "$model" --preset qwen
+
+n=$("$bench" -m "$model" --compare-devices -p 4 -n 0 -r 1 -o jsonl --no-proof 2>"$err" | grep -c '"test_time"')
+[ "$n" -ge 1 ] || bad "no device" --compare-devices
+swiftshader=$HOME/.cache/pumice-build/swiftshader/vk_swiftshader_icd.json
+lavapipe=$(ls /usr/share/vulkan/icd.d/lvp*.json 2>/dev/null | head -n 1)
+if [ -e "$swiftshader" ] && [ "$lavapipe" ]; then
+    VK_DRIVER_FILES=$lavapipe:$swiftshader
+    export VK_DRIVER_FILES
+    expect 0 '*' '*' "$bench" -m "$model" --compare-devices -p 4 -n 0 -r 1 -o json
+    [ "$(sed -n 's/.*"device_uuid":[^"]*"\(.*\)".*/\1/p' "$out" | sort -u | wc -l)" = 2 ] || bad "not two devices" --compare-devices
+    [ "$(grep -c '"proof":.*"ok"' "$out")" = 2 ] || bad "not two proofs" --compare-devices
+    expect 0 '*' '*' "$bench" -m "$model" --compare-devices -p 4 -n 0 -r 1 --no-proof
+    [ "$(grep -c 'heaps:' "$out")" = 2 ] && [ "$(grep -c ' pp4 ' "$out")" = 2 ] || bad "not two tables" --compare-devices
+    unset VK_DRIVER_FILES
+fi
+if ! PM_BREAK=embed_bf16=crash PM_SELFTEST=0 PUMICE_CACHE='' "$bench" -m "$model" -p 4 -n 0 -r 1 >"$out" 2>"$err"; then
+    PUMICE_CACHE=$tmp/broken expect 1 '*' 'is left out: no variant of the kernel attend_f16 is right' \
+        env PM_BREAK=attend_f16=wrong "$bench" -m "$model" --compare-devices -p 4 -n 0 -r 1
+fi
+expect 2 "" "goes without --device" "$bench" -m "$model" --compare-devices --device 0
+expect 2 "" "go without --peer" "$bench" -m "$tmp/none.gguf" --compare-devices --peer "$bench"
+
+# A counter of energy that somebody turns on while the bench runs; nobody tells of anything else.
+mkdir -p "$tmp/sys/class/powercap/intel-rapl:0"
+(i=1000000 && while [ -d "$tmp/sys" ]; do
+    echo "$i" >"$tmp/energy" && mv "$tmp/energy" "$tmp/sys/class/powercap/intel-rapl:0/energy_uj"
+    i=$((i + 100000)) && sleep 0.1
+done) 2>/dev/null &
+counter=$!
+expect 0 '*' '*' "$bench" -m "$model" -p 0 -n 8 --sustain 1s -o jsonl --no-proof --sysfs "$tmp/sys"
+rm -rf "$tmp/sys" && wait $counter
+if grep -q 'llvmpipe\|SwiftShader' "$out"; then
+    awk -F '"watts":|"joules_per_token":|"avg_ts":' '{ x = $3 / ($4 * $2); exit !($3 + 0 > 0 && x > 0.99 && x < 1.01) }' "$out" ||
+        bad "no watts" --sysfs
+    grep -q '"clock_mhz_min":null,"clock_mhz_max":null,"temp_c_max":null,"throttled":null,"gpu_busy_before":null' "$out" ||
+        bad "what nobody tells is told" --sysfs
+fi
+expect 0 '"watts":null,"joules_per_token":null' '*' "$bench" -m "$model" -p 4 -n 0 -r 1 -o jsonl --no-proof --sysfs "$tmp/none"
+
+# Ctrl-C keeps what is finished.
+for mode in "-n 4 --sustain 600s" "--preset qwen -n 1500 -r 100" "--ceilings --ops -p 64"; do
+    # shellcheck disable=SC2086
+    "$bench" -m "$model" -p 4 $mode -o json --no-proof >"$out" 2>"$err" &
+    running=$!
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do # what measures listens to Ctrl-C
+        grep -q 'heaps:' "$err" && break
+        sleep 1
+    done
+    sleep 0.5
+    kill -INT $running
+    wait $running
+    [ $? = 130 ] || [ "$mode" = "--ceilings --ops -p 64" ] || bad "no exit code 130" "$mode"
+    [ ! -s "$out" ] || ! command -v python3 >/dev/null || python3 -m json.tool "$out" >/dev/null || bad "no whole JSON" "$mode"
+done
 
 # ---- in turn with a peer ------------------------------------------------------------------------------------------------------
 

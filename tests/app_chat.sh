@@ -250,4 +250,14 @@ expect 0 '*' "the model's chat template is a stranger: plain ChatML is used in i
 expect 1 "" "the model's chat template has no place for tools" "$pumice" chat "$tmp/strange" --tools "$tmp/tools.json"
 echo '{}' >"$tmp/strange/tokenizer_config.json"
 expect 1 "" "has no chat template that Pumice knows" "$pumice" chat "$tmp/strange"
+# ---- a context that grows ---------------------------------------------------------------------------------------------------
+
+# As long as the conversation fits into the training, nothing changes; then a line says what is done.
+printf '%s\n' "$strawberry /no_think" "And in blueberries? /no_think" "And in raspberries? /no_think" >"$tmp/turns"
+chat "$(cat "$tmp/turns")" -n 20 --rope-scale auto --yarn-orig-ctx 100
+[ $rc = 0 ] || bad "exit code $rc, not 0" "--rope-scale auto"
+[ "$(grep -c "needs a longer context: YaRN by 2 from here on, [1-9][0-9]* tokens are read again" "$err")" = 1 ] || bad "no one line about YaRN" "--rope-scale auto"
+chat "$strawberry /no_think" -n 20 --rope-scale auto --yarn-orig-ctx 100
+told ""
+
 exit $failed

@@ -57,6 +57,16 @@ told "attn_q.weight BF16 512 x 256 256.0 KiB"
 expect 0 '*' "" "$pumice" info "$model" --tensors
 [ "$(grep -c 'blk\..*attn_q.weight' "$out")" = 4 ] || bad "not every tensor is told" "info --tensors"
 
+# Experts that the file has one by one are one line for each kind.
+experts=${0%/*}/data/checkpoints/qwen3moe
+expect 0 '*' "" "$pumice" info "$experts"
+told "experts 16 of 64, 4 for a token, normed"
+told "ffn_up.{0..15}.weight BF16 16 x 64 x 128 256.0 KiB"
+told "ffn_down.{0..15}.weight BF16 16 x 128 x 64 256.0 KiB"
+[ "$(grep -c 'ffn_gate\.' "$out")" = 1 ] || bad "experts are told one by one" "info"
+expect 0 '*' "" "$pumice" info "$experts" --tensors
+[ "$(grep -c 'blk\..*ffn_gate\.[0-9]*\.weight' "$out")" = 32 ] || bad "not every expert is told" "info --tensors"
+
 expect 0 '*' "" "$pumice" info "$model" --json
 [ "$(number bytes)" = $data ] || bad "the tensors have $data bytes" "info --json"
 [ "$(number parameters)" = $((data / 2)) ] || bad "there are $((data / 2)) bfloat16 parameters" "info --json"

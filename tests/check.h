@@ -9,6 +9,7 @@
 
 #include "host/ops.h"
 #include "host/reference.h"
+#include "posix.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -62,6 +63,8 @@ static pm_arena check_arena; // of the case's arrays
 static check_memory check_mem;
 static double check_worst; // error of a group as a part of its tolerance
 static char check_what[256];
+static pm_dtype check_dtypes[PM_DTYPE_COUNT]; // of weights, that are to be tried: all, or those that PM_TYPES names
+static size_t check_n_dtypes;
 
 // Says which case the next comparisons belong to.
 static inline void check_case(const char *format, ...) PM_PRINTF(1, 2);
@@ -90,6 +93,23 @@ static inline void check_open_memory(uint64_t size) {
     assert_true(m->want && m->got && m->again && m->may_change);
 }
 
+// Does PM_TYPES ("F32,Q4_K"; not set: all) name this type? Where every instruction is emulated, all would take hours.
+static inline bool check_wants(pm_dtype dtype) {
+    const char *types = getenv("PM_TYPES"), *name = pm_dtype_get(dtype)->name;
+    size_t n = strlen(name);
+    for (const char *p = types; p && *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && !memcmp(p, name, n))
+            return true;
+    return !types;
+}
+
+static inline void check_pick_types(void) {
+    check_n_dtypes = 0;
+    for (int d = 0; d < PM_DTYPE_COUNT; d++)
+        if (check_wants((pm_dtype)d))
+            check_dtypes[check_n_dtypes++] = (pm_dtype)d;
+}
+
 // A group's set-up: PM_TEST_DEVICE or the best device, and `megabytes` for the pieces of a case. Ends the program with 77 where
 // there is no device.
 static inline void check_open(uint64_t megabytes) {
@@ -100,6 +120,7 @@ static inline void check_open(uint64_t megabytes) {
         exit(77);
     }
     print_message("PM_TEST_SEED=%" PRIu64 " on %s\n", check_state, pm_device_get_info(check_dev)->name);
+    check_pick_types();
     check_worst = 0;
     check_must(pm_cmd_open(check_dev, "check", &check_cmd));
     check_open_memory(megabytes << 20);
@@ -167,13 +188,6 @@ static inline void check_put_u16(uint8_t *p, uint16_t v) {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);
 }
-
-// Every type of weights.
-static const pm_dtype check_dtypes[] = {
-#define X(id, small, ggml, elements, bytes) PM_##id,
-    PM_DTYPES(X)
-#undef X
-};
 
 // `cols` columns, or a few more so that they are whole blocks.
 static inline uint32_t check_cols(pm_dtype dtype, uint32_t cols) {
@@ -549,6 +563,29 @@ static inline void check_same(const char *name, pm_tensor got, const double *wan
     for (uint64_t at = 0; at < (uint64_t)got.rows * got.cols; at++)
         check_one(&c, at, check_got_float(got.data, at / got.cols * got.stride + at % got.cols), want[at], 0);
     check_verdict(&c, got.cols);
+}
+
+// What a verb that adds to x leaves of it for the next one: normed = y * gain; the parts of a row of squares sum up to that of y^2,
+// which is off by 2 |y| times what y is off by. y is made of sums of `length` terms of `size` in all.
+static inline void check_hidden(const pm_hidden *h, const float *gain, const double *y, const double *size, uint32_t length) {
+    uint32_t n = h->normed.rows, cols = h->normed.cols;
+    double *normed = check_doubles((size_t)n * cols), *normed_size = check_doubles((size_t)n * cols);
+    check_compare squares = {.name = "squares"};
+    for (uint32_t r = 0; r < n; r++) {
+        double sum = 0, sum_size = 0, got = 0;
+        for (uint32_t i = 0; i < cols; i++) {
+            size_t at = (size_t)r * cols + i;
+            normed[at] = y[at] * gain[i];
+            normed_size[at] = size[at] * fabs(gain[i]);
+            sum += y[at] * y[at];
+            sum_size += y[at] * y[at] + 2 * fabs(y[at]) * size[at];
+        }
+        for (uint32_t i = 0; i < h->n_parts; i++)
+            got += check_got_float(h->squares.data, (uint64_t)r * h->squares.stride + i);
+        check_one(&squares, r, got, sum, check_tolerance(length > cols ? length : cols, sum_size));
+    }
+    check_near("normed", h->normed, normed, normed_size, length);
+    check_verdict(&squares, 1);
 }
 
 #endif

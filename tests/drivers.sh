@@ -3,8 +3,9 @@
 #   lavapipe     the system's Mesa
 #   swiftshader  out of Debian's chromium: subgroups of 4, no 16-bit storage, 1 GiB a buffer
 #   mesa-25      lavapipe of Debian 13, mesa-26: of Debian sid (the only one with cooperative matrices); each with its own C library
-#   limits       lavapipe with the limits of devices that are not here (host/limits.c): the suite as two phones and a card, a slice of
-#                it as the others; limits:NAME a slice as one of them
+#   limits       lavapipe with the limits of devices that are not here (host/limits.c): all that opens a device as two phones, the
+#                kernels and the forward pass as a card, a slice and the forward pass as the others; limits:NAME a slice as one of
+#                them; limits:NAME:whole as the two phones
 #   native       whatever this machine's Vulkan loader finds
 #   radv         compiles every kernel for AMD chips that are not here, and prints their registers: no spill is allowed
 # A driver that cannot be had is skipped with the reason. Ends with "N passed, N failed, N skipped".
@@ -34,7 +35,9 @@ run_swiftshader() {
 
 # Of what a device has less of, the paths that it leads to: cut weights, staging, tiles, workgroups that are smaller.
 slice='^(test_host_[^s].*|op_attend|op_embed|op_gather|op_rope_store|app_run)$'
-whole='^(test_host_[^s].*|op_.*|test_backend_(forward|session|plan|quantized|score)|app_run)$'
+goldens='^(test_host_[^s].*|op_(attend|embed|gather|rope_store)|test_backend_forward|app_run)$'
+kinds='^(test_host_[^s].*|op_.*|test_backend_(forward|session|plan|quantized|score)|app_run)$'
+whole='^(test_host_[^s].*|op_.*|test_backend_.*|app_(run|chat|embed|sampling|perplexity))$'
 
 # as NAME PATTERN: lavapipe as one of the devices of host/limits.c, and which programs
 as() {
@@ -44,12 +47,12 @@ as() {
 
 run_limits() {
     for name in $(sed -n 's/^    {"\([a-z0-9-]*\)", true.*/\1/p' "$root/host/limits.c"); do
-        case $name in adreno | mali | rx580) as "$name" "$whole" ;; *) as "$name" "$slice" ;; esac
+        case $name in
+        adreno | mali) as "$name" "$whole" ;;
+        rx580) as "$name" "$kinds" ;;
+        *) as "$name" "$goldens" ;;
+        esac
     done
-}
-
-fetch_mesa() {
-    unpack "$1" "$2" all mesa-vulkan-drivers libvulkan1 vulkan-validationlayers
 }
 
 # mesa NAME SUITE: with the validation layer of the same suite, for the system's does not know the newer features.
@@ -90,7 +93,7 @@ compile_for() {
     fi
 }
 
-build=${1:?usage: drivers.sh BUILD [native|lavapipe|swiftshader|mesa-25|mesa-26|radv|limits|limits:NAME]...}
+build=${1:?usage: drivers.sh BUILD [native|lavapipe|swiftshader|mesa-25|mesa-26|radv|limits|limits:NAME[:whole]]...}
 build=$(cd "$build" && pwd)
 shift
 alone=$(($# == 1))
@@ -98,6 +101,7 @@ alone=$(($# == 1))
 for driver; do
     echo "$driver"
     case $driver in
+    limits:*:whole) name=${driver#*:} && as "${name%:*}" "$whole" ;;
     limits:*) as "${driver#*:}" "$slice" ;;
     lavapipe | swiftshader | radv | limits) "run_$driver" ;;
     native) count "$root/tests/suite.sh" "$build" ;;

@@ -7,9 +7,9 @@
   v/bin/python tests/make_chat_data.py FOLDER > tests/data/templates.json
 
 FOLDER holds what those archives unpack to: llama3/ llama3_1/ (the npm packages), unsloth/chat_templates.py and the .gguf file.
-jinja2 is set up as transformers sets it up."""
+jinja2 is set up as transformers sets it up, but without a clock (strftime_now): what changes from day to day is no golden, and the
+templates that would ask it have a date for where there is none."""
 import ast
-import datetime
 import glob
 import json
 import sys
@@ -39,6 +39,18 @@ def smollm2():
     return bytes(field.parts[field.data[0]]).decode()
 
 
+def llama31(clock):
+    """As Meta's own files for 3.1 and 3.3, or with a clock for 3.2, are written: unsloth's, and what it changed changed back."""
+    text = unsloth("llama31_template").replace("{system_message}", "").replace("26 July 2024", "26 Jul 2024")
+    text = text.replace("messages[0]['content']", "messages[0]['content']|trim").replace("message['content']", "message['content'] | trim")
+    for end in '\n\n"', "\n\n'", '\n"':  # in Jinja's strings, as escapes
+        text = text.replace(end, end.replace("\n", "\\n"))
+    plain = '    {%- set date_string = "26 Jul 2024" %}\n'
+    asked = '    {%- if strftime_now is defined %}\n        {%- set date_string = strftime_now("%d %b %Y") %}\n    {%- else %}\n    ' + plain + "    {%- endif %}\n"
+    assert plain in text
+    return text.replace(plain, asked) if clock else text
+
+
 QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 TEMPLATES = {
     "qwen2.5": unsloth("qwen25_template").replace("{system_message}", QWEN),
@@ -47,9 +59,13 @@ TEMPLATES = {
     "chatml": unsloth("chatml_template"),
     "llama3": npm("llama3"),
     "llama3-prompt": npm("llama3_1"),
+    "llama3.1": llama31(False),
+    "llama3.2": llama31(True),
+    "llama3.1-unsloth": unsloth("llama31_template").replace("{system_message}", "Answer in one word."),
     "smollm2": smollm2(),
 }
-FORMATS = {"qwen2.5": "QWEN2", "chatml": "CHATML", "smollm2": "CHATML", "llama3": "LLAMA3", "llama3-prompt": "LLAMA3"}
+FORMATS = {"qwen2.5": "QWEN2", "chatml": "CHATML", "smollm2": "CHATML", "llama3": "LLAMA3", "llama3-prompt": "LLAMA3",
+           "llama3.1": "LLAMA3", "llama3.2": "LLAMA3", "llama3.1-unsloth": "LLAMA3"}
 
 CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich", "days": 2, "when": ["now", None]}}}
 TOOLS = [
@@ -75,7 +91,6 @@ def render(template, messages, tools, prompt):
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                                        extensions=["jinja2.ext.loopcontrols"])
     env.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
-    env.globals["strftime_now"] = lambda f: datetime.datetime.now().strftime(f)
     return env.from_string(template).render(messages=messages, tools=tools, add_generation_prompt=prompt, bos_token=BOS)
 
 

@@ -8,6 +8,7 @@
 #include "backend/pumice.h"
 #include "host/host.h"
 #include "loader/loader.h"
+#include "posix.h"
 #include "text_data.h"
 
 #define TINY         PM_TEST_DATA "/tiny-qwen3"

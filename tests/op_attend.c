@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "host/vk.h"
 
 enum { N_SEQS = 2 };
 
@@ -19,6 +20,17 @@ typedef struct attend_case {
     float spread;      // of the scores; 0: about 2
     bool consecutive;  // the rows are the end of the second sequence
 } attend_case;
+
+// How all cases are run: by attend_plain, in a way that a plan may ask for, with less scratch memory than that wants.
+static bool plain;
+static const pm_attend_way *forced_way;
+static uint64_t scratch_part = 1;
+
+static pm_kernel_use plain_use(const attend_case *c) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+        [PM_F16] = PM_K_attend_plain_f16, [PM_F32] = PM_K_attend_plain_f32, [PM_Q8_0] = PM_K_attend_plain_q8_0};
+    return (pm_kernel_use){.id = kernels[c->dtype], .spec = {32, c->head_dim, c->n_heads / c->n_kv_heads}, .n_spec = 3};
+}
 
 // ---- data -------------------------------------------------------------------------------------------------------------
 
@@ -97,13 +109,19 @@ static void run_case(const attend_case *c) {
                     .q = check_in_tensor(c->n, q_dim, q_values),
                     .rows = check_in(rows, (size_t)c->n * 4),
                     .kv = &kv,
-                    .scratch = check_out(pm_attend_scratch_bytes(check_dev, c->n, c->n_heads, c->head_dim, bound) / 4),
+                    .scratch =
+                        check_out(pm_attend_scratch_bytes(check_dev, c->n, c->n_heads, c->head_dim, bound) / 4 / scratch_part),
                     .kv_bound = bound,
                     .consecutive = c->consecutive,
                     .scale = 1 / sqrtf((float)c->head_dim)};
+    pm_kernel_use use = plain_use(c);
+    check_dev->forced_use = plain ? &use : NULL;
+    check_dev->forced_way = c->n <= 8 ? forced_way : NULL;
     check_record();
     pm_op_attend(check_cmd, &op);
     check_run();
+    check_dev->forced_use = NULL;
+    check_dev->forced_way = NULL;
 
     double *want = check_doubles((size_t)c->n * q_dim), *size = check_doubles((size_t)c->n * q_dim);
     pm_ref_attend(&(pm_ref_attend_args){.n = c->n,
@@ -225,5 +243,15 @@ int main(void) {
     int failed = cmocka_run_group_tests_name("attend", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("attend in splits of 32", split, open_split, close_split);
     failed += cmocka_run_group_tests_name("attend in splits of 64", split, open_split_64, close_split);
+    forced_way = &(pm_attend_way){.split = 3 * PM_PAGE, .rows = 1};
+    failed += cmocka_run_group_tests_name("attend in splits of 96, with room for those of 32", split, open_split, close_split);
+    forced_way = &(pm_attend_way){.split = PM_PAGE, .rows = 1};
+    scratch_part = 3;
+    failed += cmocka_run_group_tests_name("attend in splits of 32 with little room", split, open_split, close_split);
+    forced_way = NULL;
+    scratch_part = 1;
+    plain = true;
+    failed += cmocka_run_group_tests_name("attend_plain", all, open_default, check_close);
+    failed += cmocka_run_group_tests_name("attend_plain in splits of 64", split, open_split_64, close_split);
     return failed != 0;
 }

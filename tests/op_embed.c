@@ -66,7 +66,7 @@ static void every_type(void **state) {
         {.vocab = 40, .dim = 256, .n = 40, .scale = 0.01f},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             embed_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -94,7 +94,8 @@ static void as_ggml_decodes(void **state) {
         float decoded[N];
         pm_ref_decode(m.dtype, m.blocks, N, decoded);
         assert_memory_equal(decoded, m.values, sizeof(decoded));
-        embed(&m, (struct pm_row[ROWS]){{.token = 0}, {.token = 3}, {.token = 2}, {.token = 1}}, ROWS);
+        if (check_wants(m.dtype))
+            embed(&m, (struct pm_row[ROWS]){{.token = 0}, {.token = 3}, {.token = 2}, {.token = 1}}, ROWS);
     }
     assert_true(at < size); // what follows no kernel reads
     pm_free(data);
@@ -104,7 +105,7 @@ enum { BINDING = 128 << 10 }; // bytes bound at once, of the group below
 
 static void in_parts(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
+    for (size_t d = 0; d < check_n_dtypes; d++) {
         pm_dtype dtype = check_dtypes[d];
         uint32_t dim = check_cols(dtype, dtype == PM_F32 ? 64 : dtype < PM_Q8_0 ? 100 : dtype == PM_Q8_0 ? 160 : 288);
         run_case(&(embed_case){.dtype = dtype, .vocab = 1803, .dim = dim, .n = 40});

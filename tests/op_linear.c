@@ -99,27 +99,6 @@ static void run_norm(const linear_case *c) {
     check_near("y", y, want, size, c->cols);
 }
 
-// normed = y * gain; the parts of a row of squares sum up to that of y^2, which is off by 2 |y| times what y is off by.
-static void check_hidden(const linear_case *c, const pm_hidden *h, const float *gain, const double *y, const double *size) {
-    double *normed = check_doubles((size_t)c->n * c->rows), *normed_size = check_doubles((size_t)c->n * c->rows);
-    check_compare squares = {.name = "squares"};
-    for (uint32_t r = 0; r < c->n; r++) {
-        double sum = 0, sum_size = 0, got = 0;
-        for (uint32_t i = 0; i < c->rows; i++) {
-            size_t at = (size_t)r * c->rows + i;
-            normed[at] = y[at] * gain[i];
-            normed_size[at] = size[at] * fabs(gain[i]);
-            sum += y[at] * y[at];
-            sum_size += y[at] * y[at] + 2 * fabs(y[at]) * size[at];
-        }
-        for (uint32_t i = 0; i < h->n_parts; i++)
-            got += check_got_float(h->squares.data, (uint64_t)r * h->squares.stride + i);
-        check_one(&squares, r, got, sum, check_tolerance(c->cols > c->rows ? c->cols : c->rows, sum_size));
-    }
-    check_near("normed", h->normed, normed, normed_size, c->cols);
-    check_verdict(&squares, 1);
-}
-
 static void run_add(const linear_case *c) {
     check_matrix m = check_weights(c->dtype, c->rows, c->cols, 1 / sqrtf((float)c->cols));
     pm_tensor w = check_pack_one(&m);
@@ -143,7 +122,7 @@ static void run_add(const linear_case *c) {
     pm_ref_linear(&(pm_ref_linear_args){.n = c->n, .rows = c->rows, .cols = c->cols, .x = src_values, .w = m.values, .add = x},
                   want, size);
     check_near("x", h.x, want, size, c->cols);
-    check_hidden(c, &h, gain_values, want, size);
+    check_hidden(&h, gain_values, want, size, c->cols);
 }
 
 // The columns are rounded up to whole blocks.
@@ -169,7 +148,7 @@ static void every_type(void **state) {
         {.form = NORM, .rows = 3, .cols = 33, .n = 1},   {.form = ADD, .rows = 1280, .cols = 1024, .n = 1},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             linear_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -197,7 +176,7 @@ static void every_type_in_tiles(void **state) {
     static const uint32_t rows[] = {PM_TILE_ROWS, PM_TILE_ROWS - 2, PM_TILE_ROWS + 2, 2, 1280};
     static const uint32_t counts[] = {PM_TILE_COLS, PM_TILE_COLS - 1, PM_TILE_COLS + 1, 2, 2 * PM_TILE_COLS + 1};
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (int f = NORM; f <= ADD; f++) {
             uint32_t i = (uint32_t)(d + (size_t)f) % CHECK_COUNT(rows), cols = check_dtypes[d] < PM_Q8_0 ? 100 : 160;
             uint32_t odd = f != GLU;
@@ -221,7 +200,7 @@ static void every_type_on_matrices(void **state) {
     uint32_t tile_rows = check_dev->caps.coopmat.rows, tile_cols = check_dev->caps.coopmat.cols;
     const uint32_t rows[] = {tile_rows, tile_rows - 2, tile_rows + 2, 2, 1280};
     const uint32_t counts[] = {tile_cols, tile_cols - 1, tile_cols + 1, 2, 2 * tile_cols + 1};
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (int f = NORM; f <= ADD; f++) {
             if ((d + (size_t)f) % 4 && check_dtypes[d] != PM_Q4_0)
                 continue; // a kernel takes the compiler of a software driver seconds
@@ -246,7 +225,7 @@ static void exact_in_spite_of_matrices(void **state) {
 // Another way to lay the product over the device, two columns a dispatch: every type with two of the epilogues.
 static void every_type_shaped(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
+    for (size_t d = 0; d < check_n_dtypes; d++) {
         form first = (form)(d % 4), second = (form)((d + 2) % 4);
         run_case(&(linear_case){.form = first, .dtype = check_dtypes[d], .rows = 330, .cols = 288, .n = 1});
         run_case(&(linear_case){.form = first, .dtype = check_dtypes[d], .rows = 2, .cols = 32, .n = 1});
@@ -403,7 +382,7 @@ static void cut(form f, pm_dtype dtype, uint32_t n) {
 
 static void every_type_cut(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (int f = NORM; f <= ADD; f++)
             cut((form)f, check_dtypes[d], f == BIAS ? 5 : 1);
 }
@@ -470,6 +449,15 @@ static int open_lanes_4(void **state) {
     return open_shaped("32,4,4,2");
 }
 
+// A lane a row, and few values of x loaded by each for the others.
+static int open_subgroups(void **state) {
+    (void)state;
+    setenv("PM_SUBGROUPS", "1", 1);
+    setenv("PM_TILES", "0", 1);
+    check_open(MEGABYTES);
+    return 0;
+}
+
 static int open_cut(const char *shape) {
     char text[16];
     snprintf(text, sizeof(text), "%d", BINDING);
@@ -525,6 +513,7 @@ static int close_shaped(void **state) {
     unsetenv("PM_MATVEC");
     unsetenv("PM_MATVEC_BATCH");
     unsetenv("PM_TILES");
+    unsetenv("PM_SUBGROUPS");
     unsetenv("PM_MAX_BINDING_BYTES");
     return check_close(state);
 }
@@ -546,6 +535,7 @@ int main(void) {
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);
     failed += cmocka_run_group_tests_name("linear, 4 lanes a row", shaped, open_lanes_4, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, by subgroups", shaped, open_subgroups, close_shaped);
     failed += cmocka_run_group_tests_name("linear, tiles", tiles, open_tiles, close_shaped);
     failed += cmocka_run_group_tests_name("linear, tiles in parts", tiled_parts, open_tiles_cut, close_shaped);
     failed += cmocka_run_group_tests_name("linear, matrices", matrices, open_coopmat, close_shaped);

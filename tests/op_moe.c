@@ -181,28 +181,6 @@ static void add_up(const moe_case *c, const pm_routes *r, const float *src, cons
     }
 }
 
-// As tests/op_linear.c's: normed = y * gain; the parts of a row of squares sum up to that of y^2.
-static void compare_hidden(const moe_case *c, const pm_hidden *h, const float *gain, const double *y, const double *size) {
-    double *normed = check_doubles((size_t)c->n * c->dim), *normed_size = check_doubles((size_t)c->n * c->dim);
-    uint32_t length = c->ffn * c->n_used;
-    check_compare squares = {.name = "squares"};
-    for (uint32_t r = 0; r < c->n; r++) {
-        double sum = 0, sum_size = 0, got = 0;
-        for (uint32_t i = 0; i < c->dim; i++) {
-            size_t at = (size_t)r * c->dim + i;
-            normed[at] = y[at] * gain[i];
-            normed_size[at] = size[at] * fabs(gain[i]);
-            sum += y[at] * y[at];
-            sum_size += y[at] * y[at] + 2 * fabs(y[at]) * size[at];
-        }
-        for (uint32_t i = 0; i < h->n_parts; i++)
-            got += check_got_float(h->squares.data, (uint64_t)r * h->squares.stride + i);
-        check_one(&squares, r, got, sum, check_tolerance(length > c->dim ? length : c->dim, sum_size));
-    }
-    check_near("normed", h->normed, normed, normed_size, length);
-    check_verdict(&squares, 1);
-}
-
 static void compare_add(const moe_case *c, const pm_routes *r, const pm_hidden *h, const float *src, const float *values,
                         const float *x, const float *gain) {
     size_t n = (size_t)c->n * c->dim;
@@ -214,7 +192,7 @@ static void compare_add(const moe_case *c, const pm_routes *r, const pm_hidden *
     for (uint32_t row = 0; row < c->n; row++)
         add_up(c, r, src, values, row, want + (size_t)row * c->dim, size + (size_t)row * c->dim);
     check_near("x", h->x, want, size, c->ffn * c->n_used);
-    compare_hidden(c, h, gain, want, size);
+    check_hidden(h, gain, want, size, c->ffn * c->n_used);
 }
 
 static void run_add(const moe_case *c) {
@@ -269,7 +247,7 @@ static void every_type_one_by_one(void **state) {
         {.n = 3, .n_experts = 4, .n_used = 4, .dim = 160, .ffn = 96},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             moe_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -284,7 +262,7 @@ static void every_type_grouped(void **state) {
         {.n = 33, .n_experts = 4, .n_used = 2, .dim = 67, .ffn = 96, .spread = ALL_ALIKE},
     };
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++)
+    for (size_t d = 0; d < check_n_dtypes; d++)
         for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
             moe_case c = cases[i];
             c.dtype = check_dtypes[d];
@@ -309,7 +287,7 @@ enum { BINDING = 256 << 10 }; // bytes bound at once, in the groups below
 
 static void every_type_cut(void **state) {
     (void)state;
-    for (size_t d = 0; d < CHECK_COUNT(check_dtypes); d++) {
+    for (size_t d = 0; d < check_n_dtypes; d++) {
         run_case(&(moe_case){check_dtypes[d], 1 + (uint32_t)d % 7, 160, 4, 64, 64, ANY, true});
         assert_true(weight_bytes > BINDING);
     }

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "host/vk.h"
 
 enum { N_SEQS = 2, MAX_PAGES = 9, POSITIONS = MAX_PAGES * PM_PAGE, N_TABLES = 3 };
 enum { ANGLE_ROWS = PM_ANGLE_STEP + (POSITIONS + PM_ANGLE_STEP - 1) / PM_ANGLE_STEP };
@@ -15,6 +16,14 @@ typedef struct rope_case {
     uint32_t n_heads, n_kv_heads, head_dim, n;
     bool norm, interleaved;
 } rope_case;
+
+static bool plain; // by rope_store_plain
+
+static pm_kernel_use plain_use(const rope_case *c) {
+    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+        [PM_F16] = PM_K_rope_store_plain_f16, [PM_F32] = PM_K_rope_store_plain_f32, [PM_Q8_0] = PM_K_rope_store_plain_q8_0};
+    return (pm_kernel_use){.id = kernels[c->dtype], .spec = {16, c->head_dim, c->norm, c->interleaved}, .n_spec = 4};
+}
 
 // ---- data -------------------------------------------------------------------------------------------------------------
 
@@ -181,9 +190,12 @@ static void run_values(const rope_case *c, const float *qkv_values) {
                         .angle_rows = ANGLE_ROWS,
                         .rows = check_in(k.rows, (size_t)c->n * 4),
                         .kv = &k.kv};
+    pm_kernel_use use = plain_use(c);
+    check_dev->forced_use = plain ? &use : NULL;
     check_record();
     pm_op_rope_store(check_cmd, &op);
     check_run();
+    check_dev->forced_use = NULL;
 
     double *want = check_doubles((size_t)c->n * heads * dim), *size = check_doubles((size_t)c->n * heads * dim);
     pm_ref_rope_store(&(pm_ref_rope_store_args){.n = c->n,
@@ -267,5 +279,7 @@ static int open_device(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_kind), cmocka_unit_test(extremes),
                                        cmocka_unit_test(extremes_of_q8_0)};
-    return cmocka_run_group_tests_name("rope_store", tests, open_device, check_close) != 0;
+    int failed = cmocka_run_group_tests_name("rope_store", tests, open_device, check_close);
+    plain = true;
+    return failed + cmocka_run_group_tests_name("rope_store_plain", tests, open_device, check_close) != 0;
 }

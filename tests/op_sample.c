@@ -45,9 +45,11 @@ static draws draw(const request *r) {
                     .sampling = check_in(r->sampling, (size_t)r->m * sizeof(*r->sampling) / 4),
                     .index = check_in(r->index, r->m),
                     .rows = check_in(r->rows, (size_t)r->m * 4),
+                    .scratch = check_take(pm_sample_scratch_bytes(r->m, r->n_valid)),
                     .next = check_out((uint64_t)r->m * 4),
                     .results = check_take((RESULT0 + (uint64_t)r->m) * 4),
                     .result0 = RESULT0};
+    check_allow(op.scratch, 0, op.scratch.size / 4);
     check_allow(op.results, RESULT0, r->m);
     check_record();
     pm_op_sample(check_cmd, &op);
@@ -203,7 +205,7 @@ static bool is_mixed(const struct pm_sampling *s) {
 }
 
 static void only_kept_ids(void **state) {
-    static const uint32_t sizes[][3] = {{331, 331, 64}, {1280, 1273, 64}, {151936, 151669, 6}};
+    static const uint32_t sizes[][3] = {{331, 331, 64}, {1280, 1273, 64}, {151936, 151669, 3}};
     (void)state;
     for (size_t i = 0; i < CHECK_COUNT(sizes); i++) {
         float *logits = peaked_logits(sizes[i][0], sizes[i][1], 3);
@@ -262,6 +264,85 @@ static void equal_logits(void **state) {
             request r = request_of(logits, 331, 300, 8, filters[f].s, false);
             draw(&r);
         }
+}
+
+// ---- many logits ------------------------------------------------------------------------------------------------------
+
+enum { MANY = 21000, FEW = 331 };
+
+// FEW logits among MANY that come to nothing: at `from`, `apart` from each other. What is drawn of them.
+static draws draw_among_many(const float *few, uint32_t from, uint32_t apart, struct pm_sampling s, uint32_t m) {
+    float *logits = pm_calloc(MANY, sizeof(float));
+    assert_non_null(logits);
+    for (uint32_t i = 0; i < MANY; i++)
+        logits[i] = i % 3 ? -1e30f : -INFINITY;
+    for (uint32_t i = 0; i < FEW; i++)
+        logits[from + i * apart] = few[i];
+    request r = request_of(logits, MANY, MANY - 267, m, s, false);
+    draws d = draw(&r);
+    pm_free(logits);
+    return d;
+}
+
+// Many logits are looked through by many workgroups, few by one. At the front of many a draw is the same as of the few alone.
+static void many_are_drawn_like_few(void **state) {
+    (void)state;
+    float *few = peaked_logits(FEW, FEW, 3);
+    for (size_t f = 0; f < CHECK_COUNT(filters); f++) {
+        uint32_t ids[4];
+        if (is_mixed(&filters[f].s))
+            continue;
+        check_case("%s of few and of many", filters[f].name);
+        request r = request_of(few, FEW, FEW, 4, filters[f].s, false);
+        memcpy(ids, draw(&r).ids, sizeof(ids));
+        draws d = draw_among_many(few, 0, 1, filters[f].s, 4);
+        for (uint32_t j = 0; j < 4; j++)
+            assert_int_equal(d.ids[j], ids[j]);
+    }
+    pm_free(few);
+}
+
+// Wherever the best stand: over all slices, with some lanes of one slice, at the very end; as many as come through and one more.
+static void the_best_are_found_anywhere(void **state) {
+    static const uint32_t places[][2] = {{5, 62}, {4096, 8}, {MANY - 267 - FEW, 1}}, ks[] = {1, 20, 40, 41};
+    (void)state;
+    float few[FEW];
+    for (uint32_t i = 0; i < FEW; i++)
+        few[i] = (float)i / 64;
+    for (size_t i = 0; i < CHECK_COUNT(places); i++)
+        for (size_t k = 0; k < CHECK_COUNT(ks); k++) {
+            check_case("the %u best at %u and so on", ks[k], places[i][0]);
+            draws d = draw_among_many(few, places[i][0], places[i][1],
+                                      (struct pm_sampling){.temperature = 5, .top_p = 1, .top_k = ks[k], USUAL}, 6);
+            for (uint32_t j = 0; j < d.m; j++)
+                assert_in_range((d.ids[j] - places[i][0]) / places[i][1], FEW - ks[k], FEW - 1);
+        }
+}
+
+// Of equals, all are drawn, where greedy the first: more than a slice lets through, and more than all slices together may.
+static void many_equals(void **state) {
+    static const uint32_t cases[][4] = {{21000, 9000, 1, 331}, {151936, 7, 68, 2230}}; // of how many, from, apart, equals
+    (void)state;
+    for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
+        uint32_t vocab = cases[i][0], from = cases[i][1], apart = cases[i][2], n = cases[i][3], m = vocab > 30000 ? 8 : 64,
+                 late = 0;
+        float *logits = pm_calloc(vocab, sizeof(float));
+        assert_non_null(logits);
+        for (uint32_t k = 0; k < n; k++)
+            logits[from + k * apart] = 2;
+        check_case("%u equals of %u", n, vocab);
+        request r =
+            request_of(logits, vocab, vocab, m, (struct pm_sampling){.temperature = 0.01f, .top_p = 1, .top_k = 4, USUAL}, false);
+        draws d = draw(&r);
+        for (uint32_t j = 0; j < m; j++) {
+            assert_true(logits[d.ids[j]] == 2);
+            late += d.ids[j] > from + apart * (n / 2);
+        }
+        assert_in_range(late, m / 8, m - m / 8);
+        r = request_of(logits, vocab, vocab, 1, (struct pm_sampling){.temperature = 0}, false);
+        assert_int_equal(draw(&r).ids[0], from);
+        pm_free(logits);
+    }
 }
 
 // ---- frequencies ------------------------------------------------------------------------------------------------------
@@ -386,6 +467,9 @@ int main(void) {
         cmocka_unit_test(only_kept_ids),
         cmocka_unit_test(extreme_logits),
         cmocka_unit_test(equal_logits),
+        cmocka_unit_test(many_are_drawn_like_few),
+        cmocka_unit_test(the_best_are_found_anywhere),
+        cmocka_unit_test(many_equals),
         cmocka_unit_test(frequencies_over_seeds),
         cmocka_unit_test(frequencies_over_positions),
         cmocka_unit_test(successive_draws_are_independent),

@@ -65,8 +65,8 @@ def pumice(*args):
     return subprocess.run([PUMICE, *args], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout
 
 
-def our_greedy(ids):
-    return [int(x) for x in pumice('run', MODEL, '--ids', ','.join(map(str, ids)), '-n', str(N_TOKENS), '--temp', '0', '--print-ids',
+def our_greedy(ids, n):
+    return [int(x) for x in pumice('run', MODEL, '--ids', ','.join(map(str, ids)), '-n', str(n), '--temp', '0', '--print-ids',
                                    '--precision', 'f32').split()]
 
 
@@ -80,6 +80,13 @@ def our_logits(ids):
 def complete(server, ids, n):
     return server.ask('/completion', {'prompt': ids, 'n_predict': n, 'temperature': 0, 'top_k': 1, 'seed': 1, 'cache_prompt': False,
                                       'n_probs': 5, 'return_tokens': True})
+
+
+def count_equal(ours, theirs):
+    n = 0
+    while n < min(len(ours), len(theirs)) and ours[n] == theirs[n]:
+        n += 1
+    return n
 
 
 def at_difference(server, ids, ours, theirs):
@@ -98,10 +105,8 @@ def greedy(server):
     for prompt in PROMPTS:
         ids = server.ask('/tokenize', {'content': prompt, 'add_special': False, 'parse_special': True})['tokens']
         same_ids = [int(x) for x in pumice('tokenize', MODEL, '-p', prompt).split()] == ids
-        ours, theirs = our_greedy(ids), complete(server, ids, N_TOKENS)['tokens']
-        n = 0
-        while n < min(len(ours), len(theirs)) and ours[n] == theirs[n]:
-            n += 1
+        ours, theirs = our_greedy(ids, N_TOKENS), complete(server, ids, N_TOKENS)['tokens']
+        n = count_equal(ours, theirs)
         n_tokens += n
         ended = n == len(ours) == len(theirs) or (n == min(len(ours), len(theirs)) and abs(len(ours) - len(theirs)) <= 1
                                                   and max(len(ours), len(theirs)) < N_TOKENS)  # who keeps the id that ends

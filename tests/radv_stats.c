@@ -64,6 +64,9 @@ static const variant variants[] = {
     {"matmul_cm_", "add", 9, {128, PM_LINEAR_ADD, 32, 16, 16, 16, 128, 64, 2}},
     {"matmul_cm_", "glu", 9, {128, PM_LINEAR_NORM | PM_LINEAR_GLU, 32, 16, 16, 16, 128, 64, 2}},
     {"rope_store_", "", 4, {32, 128, 1, 0}},
+    {"rope_store_plain_", "", 4, {32, 128, 1, 0}},
+    {"attend_plain_", "head 128, group 4", 3, {64, 128, 4}},
+    {"attend_plain_", "head 64, group 5", 3, {32, 64, 5}},
     {"attend_f", "head 128, group 4", 4, {64, 128, 4, 1}},
     {"attend_f", "head 64, group 5", 4, {32, 64, 5, 1}},
     {"attend_f", "128 x 4, 2 rows", 4, {64, 128, 4, 2}},
@@ -72,8 +75,13 @@ static const variant variants[] = {
     {"attend_q", "128 x 4, 2 rows", 4, {64, 128, 4, 2}},
     {"attend_merge", "", 2, {64, 128}},
     {"adjust", "", 1, {128}},
+    {"sieve", "", 1, {128}},
     {"sample", "", 1, {512}},
     {"logprobs", "", 1, {512}},
+    {"ceiling_", "", 1, {64}},
+    {"ceiling_memory", "read", 2, {64, PM_CEILING_READ}},
+    {"ceiling_memory", "copy", 2, {64, PM_CEILING_COPY}},
+    {"ceiling_coopmat", "", 6, {128, 0, 32, 16, 16, 16}},
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 

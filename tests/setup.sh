@@ -80,9 +80,11 @@ need_to_build() {
 
 # ---- things unpacked into the cache, never installed -------------------------------------------------------------------
 
-# unpack NAME SUITE all|only PACKAGE...: unpacks packages of a Debian suite into $cache/NAME, once. With "all" everything that
-# they depend on comes along, the C library included, and $cache/NAME/with PROGRAM ARGS... runs any program on these libraries.
+# unpack NAME SUITE all|only|source PACKAGE...: unpacks packages of a Debian suite into $cache/NAME, once. With "all" everything that
+# they depend on comes along, the C library included, and $cache/NAME/with PROGRAM ARGS... runs any program on these libraries. With
+# "source" it is their sources with Debian's patches, each in a folder PACKAGE-VERSION.
 # Needs apt and a network, no root; returns 1 without, and does not try again for an hour: a second ./run.sh must not wait for it.
+# $arch, where set, is the architecture to take them of ("with" then runs nothing here).
 unpack() {
     dest=$cache/$1 suite=$2 how=$3 keys=/usr/share/keyrings/debian-archive-keyring.gpg
     shift 3
@@ -90,6 +92,7 @@ unpack() {
     [ -z "$(find "$dest.missing" -mmin -60 2>/dev/null)" ] || return 1
     command -v apt-get >/dev/null || return 1
     need "file:$keys debian-archive-keyring"
+    [ "$how" != source ] || need "command:dpkg-source dpkg-dev"
     say "-- fetching $* of Debian $suite into $dest"
     part=$(mktemp -d "$cache/part.XXXXXX")
     if fetch_debs "$@" >"$log" 2>&1; then
@@ -106,17 +109,20 @@ unpack() {
 # The work of unpack: an apt of its own in $part, with one suite and nothing installed.
 fetch_debs() {
     mkdir -p "$part/lists/partial" "$part/cache/archives/partial" "$part/debs" "$part/root"
-    echo "deb [signed-by=$keys] http://deb.debian.org/debian $suite main" >"$part/sources.list"
+    [ "$how" = source ] && kind=deb-src || kind=deb
+    echo "$kind [signed-by=$keys] http://deb.debian.org/debian $suite main" >"$part/sources.list"
     : >"$part/status"
     cat >"$part/apt.conf" <<CONF
 Dir::State "$part"; Dir::State::lists "$part/lists"; Dir::State::status "$part/status"; Dir::Cache "$part/cache";
 Dir::Etc::sourcelist "$part/sources.list"; Dir::Etc::sourceparts "-"; Dir::Etc::preferencesparts "-"; APT::Sandbox::User "root";
+${arch:+APT::Architecture "$arch";}
 CONF
     export APT_CONFIG="$part/apt.conf"
     fetch_with_apt "$@"
     fetched=$?
     unset APT_CONFIG
     [ $fetched = 0 ] || return 1
+    [ "$how" != source ] || return 0
     for deb in "$part"/debs/*.deb; do
         dpkg -x "$deb" "$part/root" || return 1
     done
@@ -126,7 +132,9 @@ CONF
 
 fetch_with_apt() {
     apt-get update -qq || return 1
-    if [ "$how" = all ]; then
+    if [ "$how" = source ]; then
+        (cd "$part/root" && apt-get source -qq "$@")
+    elif [ "$how" = all ]; then
         apt-get install -y -qq --download-only --no-install-recommends "$@" && mv "$part"/cache/archives/*.deb "$part/debs"
     else
         (cd "$part/debs" && apt-get download -qq "$@")
@@ -184,6 +192,11 @@ fetch_swiftshader() {
     unpack swiftshader bookworm only chromium-common || return 1
     mv "$cache"/swiftshader/usr/lib/chromium/*vk_swiftshader* "$cache/swiftshader/"
     rm -rf "$cache/swiftshader/usr" "$cache/swiftshader/etc"
+}
+
+# fetch_mesa NAME SUITE: another Mesa, with the validation layer of the same suite.
+fetch_mesa() {
+    unpack "$1" "$2" all mesa-vulkan-drivers libvulkan1 vulkan-validationlayers
 }
 
 # ---- building ---------------------------------------------------------------------------------------------------------

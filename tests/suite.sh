@@ -28,15 +28,16 @@ function finish() {
     if (f) printf "    FAILED: %s%s\n%s", name, counted ? "" : " while in " running, output
     passed += p; failed += f; skipped += s; name = ""
 }
+function told() { match($0, /[0-9]+ test\(s\)/); return substr($0, RSTART) + 0 } # newer ones name the group before it
 FNR == NR { if (/\*\*\*Skipped/ && match($0, /#[0-9]+: [^ ]+/)) { split(substr($0, RSTART, RLENGTH), part, " "); skipped_program[part[2]] = 1 } next }
 /^[0-9]+\/[0-9]+ Testing: / { finish(); name = $3; p = f = s = failed_program = lines = inside = counted = 0; output = last = ""; running = "main"; next }
 /^Output:$/ { inside = 1; next }
 /^<end of output>/ { inside = 0; next }
 /^Test Failed\./ { failed_program = 1; next }
 !inside { next }
-/^\[  PASSED  \] [0-9]+ test/ { p += $4; next }
-/^\[  FAILED  \] [0-9]+ test/ { f += $4; counted = 1; next }
-/^\[  SKIPPED \] [0-9]+ test/ { s += $4; listed = 1; next }
+/^\[  PASSED  \] (.*: )?[0-9]+ test\(s\)/ { p += told(); next }
+/^\[  FAILED  \] (.*: )?[0-9]+ test\(s\)/ { f += told(); counted = 1; next }
+/^\[  SKIPPED \] (.*: )?[0-9]+ test\(s\)/ { s += told(); listed = 1; next }
 /^\[ RUN      \]/ { listed = 0; last = ""; running = $4; next }
 /^\[  SKIPPED \] / { if (!listed) reasons = reasons "    skipped: " name ": " $4 ": " (last == "" ? "no reason given" : last) "\n"; next }
 /^\[       OK \]|^-----|^\[==========\]|^$/ { next }

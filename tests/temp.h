@@ -3,17 +3,15 @@
 #define PM_TEST_TEMP_H
 
 #include "host/base.h"
+#include "posix.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-static char temp_folder[] = "/tmp/pumice-test-XXXXXX";
+static char temp_folder[256];
 
 static inline int temp_open(void **state) {
     (void)state;
-    return mkdtemp(temp_folder) ? 0 : -1;
+    return make_temporary(temp_folder, sizeof(temp_folder)) ? 0 : -1;
 }
 
 // FILE NAME's path in the folder; eight are valid at a time.
@@ -54,9 +52,7 @@ static inline void temp_remove(const char *name) {
 
 static inline int temp_close(void **state) {
     (void)state;
-    char command[64];
-    snprintf(command, sizeof(command), "rm -rf '%s'", temp_folder);
-    return system(command);
+    return remove_folder(temp_folder) ? 0 : -1;
 }
 
 #endif

@@ -97,7 +97,7 @@ static void renders_other_families(void **state) {
     }
     printf("%d renders of %d templates\n", n, cJSON_GetArraySize(member(root, "templates")));
     assert_int_equal(bad, 0);
-    assert_int_equal(cJSON_GetArraySize(member(root, "templates")), 7);
+    assert_int_equal(cJSON_GetArraySize(member(root, "templates")), 10);
     cJSON_Delete(root);
 }
 
@@ -125,6 +125,9 @@ static void tells_strangers(void **state) {
         "{{ bos_token }}<|im_start|>",
         "<|start_header_id|> <|eot_id|> {% if tools %}",
         "<|start_header_id|>",
+        "<|start_header_id|> <|eot_id|> {{ strftime_now(\"%d\") }}",
+        "<|start_header_id|> <|eot_id|> \"Cutting Knowledge Date: x\\n\" \"Today Date: \" + date_string + \"\\n\\n\" set "
+        "date_string = now()",
         "<|im_start|>system\nBe.<|im_end|> # Tools <args-json-object> <tool_response> <think>",
     };
     for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)

@@ -262,6 +262,75 @@ static void types_of_cache(void **state) {
     pm_model_close(&model);
 }
 
+// ---- a dialog that outgrows its factor ----------------------------------------------------------------------------------
+
+typedef struct change {
+    double factor;
+    size_t n_again;
+    int n; // changes so far
+} change;
+
+static void note_change(void *user, double factor, size_t n_again) {
+    change *c = user;
+    *c = (change){factor, n_again, c->n + 1};
+}
+
+static void say(pm_dialog *d, const int32_t *ids, size_t n, change *c, int32_t *out, size_t n_out) {
+    pm_str text;
+    MUST(pm_dialog_start_ids(d, ids, n, &(pm_dialog_options){.rope_room = 8, .rescaled = note_change, .user = c}));
+    for (size_t i = 0; i < n_out; i++)
+        MUST(pm_dialog_next(d, &out[i], &text));
+    MUST(pm_dialog_finish(d, &text));
+}
+
+// n_out greedy ids behind n ids, by a session that has had the factor from the first.
+static void check_greedy(pm_session *session, double factor, const int32_t *ids, size_t n, const int32_t *out, size_t n_out) {
+    int32_t want[64];
+    pm_session_rewind(session, 1, 0);
+    MUST(pm_session_set_rope_factor(session, 1, factor));
+    generate(session, 1, ids, n, &(pm_sampler){0}, want, n_out);
+    assert_memory_equal(out, want, n_out * sizeof *out);
+}
+
+// At the turn that needs more, in the middle of an answer, and not back before it is forgotten.
+static void a_dialog_outgrows_its_factor(void **state) {
+    (void)state;
+    golden g = golden_open(name, REFERENCE);
+    const int32_t *prompt = g.cases[3].ids;
+    pm_model *model = yarn_by_options(FACTOR);
+    pm_session *session = session_for(model, 2);
+    pm_dialog *d;
+    change c = {0};
+    int32_t ids[MAX_CTX];
+    MUST(pm_dialog_open(session, 0, &d));
+
+    say(d, prompt, 50, &c, ids + 50, 10); // to 60 of 64
+    assert_true(c.n == 0 && pm_session_rope_factor(session, 0) == 1);
+    memcpy(ids, prompt, 50 * sizeof *ids);
+    check_greedy(session, 1, ids, 50, ids + 50, 10);
+
+    say(d, ids, 55, &c, ids + 55, 40); // on to 95, beyond 64
+    assert_true(c.n == 1 && c.factor == 2 && c.n_again > 55 && c.n_again < 64 && pm_session_rope_factor(session, 0) == 2);
+    check_greedy(session, 1, ids, 55, ids + 55, c.n_again + 1 - 55);
+    check_greedy(session, 2, ids, c.n_again + 1, ids + c.n_again + 1, 95 - c.n_again - 1);
+
+    memcpy(ids + 95, prompt + 95, 60 * sizeof *ids);
+    say(d, ids, 155, &c, ids + 155, 5); // more than 128 from the first
+    assert_true(c.n == 2 && c.factor == 4 && c.n_again == 94 && pm_session_rope_factor(session, 0) == 4);
+    check_greedy(session, 4, ids, 155, ids + 155, 5);
+
+    say(d, ids, 20, &c, ids + 200, 5); // shorter again, of the same beginning
+    assert_true(c.n == 2 && pm_session_rope_factor(session, 0) == 4);
+    say(d, ids + 1, 20, &c, ids + 200, 5); // another
+    assert_true(c.n == 2 && pm_session_rope_factor(session, 0) == 1);
+    check_greedy(session, 1, ids + 1, 20, ids + 200, 5);
+
+    pm_dialog_close(&d);
+    pm_session_close(&session);
+    pm_model_close(&model);
+    golden_close(&g);
+}
+
 int main(void) {
     int skip = open_device_or_skip();
     if (skip)
@@ -272,6 +341,7 @@ int main(void) {
         cmocka_unit_test(a_factor_changes_when_empty),       cmocka_unit_test(factors_are_few),
         cmocka_unit_test(the_factor_that_is_needed),         cmocka_unit_test(q8_0_costs_what_it_must),
         cmocka_unit_test(q8_0_rounds_as_the_reference_does), cmocka_unit_test(types_of_cache),
+        cmocka_unit_test(a_dialog_outgrows_its_factor),
     };
     int failed = cmocka_run_group_tests(tests, temp_open, temp_close);
     pm_device_close(&dev);

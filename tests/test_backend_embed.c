@@ -6,7 +6,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <cmocka.h>
-#include <sys/stat.h>
 
 #include "backend/model.h"
 #include "model_data.h"
@@ -253,7 +252,7 @@ static void a_model_without_head_embeds(void **state) {
     const pm_sampler greedy = {0};
     copy_changed(checkpoint_path(NAME, "model.safetensors"), "model.safetensors", bare, COUNT(bare));
     copy_changed(checkpoint_path(NAME, "config.json"), "config.json", headless, COUNT(headless));
-    assert_int_equal(mkdir(temp_path("1_Pooling"), 0700), 0);
+    assert_true(make_folder(temp_path("1_Pooling")));
     temp_text("1_Pooling/config.json", "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_lasttoken\": false}");
     pm_model *model = model_at(temp_folder, false);
     assert_true(model->config.no_head && model->config.pooling == PM_POOL_MEAN);

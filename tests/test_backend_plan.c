@@ -79,6 +79,15 @@ static void planned_is_used(void **state) {
     compare(checkpoint_path("qwen3moe", "")); // experts
 }
 
+// A layer of 128 experts, 8 for a token, as Qwen3-30B-A3B has 48 of.
+static void planned_is_used_by_many_experts(void **state) {
+    (void)state;
+    static const char path[] = "synthetic:qwen3-30b-a3b/1:q4_k_m";
+    pm_model *model = model_at(path, false);
+    compare_session(path, model, (pm_session_options){.ctx = 1024});
+    pm_model_close(&model);
+}
+
 // Attention's splits are scratch, and a device with small bindings or chunks has other sizes.
 static void planned_is_used_with_overrides(void **state) {
     (void)state;
@@ -310,6 +319,7 @@ int main(void) {
     find_info();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(planned_is_used),
+        cmocka_unit_test(planned_is_used_by_many_experts),
         cmocka_unit_test_teardown(planned_is_used_with_overrides, restore_device),
         cmocka_unit_test(planned_is_used_in_every_type),
         cmocka_unit_test(planned_is_used_where_types_are_mixed),

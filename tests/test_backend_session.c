@@ -632,9 +632,12 @@ static void a_profile_counts_dispatches(void **state) {
     for (int i = 0; i < n; i++) {
         assert_true(rows[i].kernel && rows[i].label && rows[i].count % 5 == 0);
         for (int k = 0; k < i; k++)
-            assert_true(strcmp(rows[i].kernel, rows[k].kernel) != 0 || strcmp(rows[i].label, rows[k].label) != 0);
-        if (strstr(rows[i].kernel, "matvec"))
-            n_matvecs += (int)rows[i].count;
+            assert_true(strcmp(rows[i].kernel, rows[k].kernel) != 0 || strcmp(rows[i].label, rows[k].label) != 0 ||
+                        strcmp(rows[i].numbers, rows[k].numbers) != 0 || rows[i].rows != rows[k].rows);
+        if (!strstr(rows[i].kernel, "matvec"))
+            continue;
+        n_matvecs += (int)rows[i].count;
+        assert_int_equal(rows[i].flops, 2 * rows[i].count * rows[i].rows * rows[i].cols);
     }
     assert_int_equal(n_matvecs, 5 * (4 * (int)pm_model_config(model)->n_layers + 1));
     pm_session_close(&session);

@@ -1,4 +1,4 @@
-// host/os.c on this machine: mappings, small files, the cache folder, threads, the clock.
+// host/os*.c and program_*.c on this machine: mappings, small files, the cache folder, threads, the clock.
 #include "host/base.h"
 
 #include <setjmp.h>
@@ -9,9 +9,11 @@
 
 #include "temp.h"
 
+#include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <time.h>
+
+static const char *self; // this program
 
 static void map_shows_the_file(void **state) {
     (void)state;
@@ -40,14 +42,44 @@ static void what_cannot_be_mapped_is_said(void **state) {
     assert_int_equal(pm_map_open(temp_path("absent"), &map), PM_ERR_IO);
     assert_non_null(strstr(pm_error_text(), "absent"));
     assert_int_equal(pm_map_open(temp_folder, &map), PM_ERR_IO);
+#ifndef _WIN32
     assert_int_equal(mkfifo(temp_path("fifo"), 0600), 0);
     assert_int_equal(pm_map_open(temp_path("fifo"), &map), PM_ERR_IO); // and does not hang
+#endif
+    assert_int_equal(pm_map_open(NULL_DEVICE, &map), PM_ERR_IO);
     assert_int_equal(pm_map_open(temp_text("empty", ""), &map), PM_OK);
     assert_null(map.data);
     assert_int_equal(map.size, 0);
     pm_map_forget(&map, 0, 1);
     pm_map_close(&map);
 }
+
+#ifndef _WIN32
+// An open descriptor stays as it is: where it stands in the file does not matter, and the mapping outlives it.
+static void a_descriptor_is_mapped(void **state) {
+    (void)state;
+    char path[32];
+    pm_map map;
+    int fd = open(temp_text("described", "hello"), O_RDONLY);
+    assert_true(fd >= 0 && lseek(fd, 3, SEEK_SET) == 3);
+    snprintf(path, sizeof(path), "fd:%d", fd);
+    assert_int_equal(pm_map_open(path, &map), PM_OK);
+    assert_int_equal(lseek(fd, 0, SEEK_CUR), 3);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(map.size, 5);
+    assert_memory_equal(map.data, "hello", 5);
+    pm_map_close(&map);
+    static const char *const bad[] = {"fd:", "fd:x", "fd:-1", "fd:99999999999999999999", "fd:4294967296", "fd:1x", "fd: 1"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+        assert_int_equal(pm_map_open(bad[i], &map), PM_ERR_IO);
+    assert_int_equal(pm_map_open(path, &map), PM_ERR_IO); // it is closed
+    assert_non_null(strstr(pm_error_text(), path));
+    assert_true((fd = open("/dev/null", O_RDONLY)) >= 0);
+    snprintf(path, sizeof(path), "fd:%d", fd);
+    assert_int_equal(pm_map_open(path, &map), PM_ERR_IO); // no regular file
+    close(fd);
+}
+#endif
 
 static void files_are_read_up_to_a_limit(void **state) {
     (void)state;
@@ -61,9 +93,11 @@ static void files_are_read_up_to_a_limit(void **state) {
     assert_null(data);
     assert_int_equal(pm_file_read(temp_path("absent"), 4, &data, &size), PM_ERR_IO);
     assert_int_equal(pm_file_read(temp_folder, 4, &data, &size), PM_ERR_IO);
-    assert_int_equal(pm_file_read("/proc/self/status", 1 << 20, &data, &size), PM_OK); // whose size reads 0
-    assert_true(size > 100);
-    pm_free(data);
+    if (!IS_WINDOWS) {
+        assert_int_equal(pm_file_read("/proc/self/status", 1 << 20, &data, &size), PM_OK); // whose size reads 0
+        assert_true(size > 100);
+        pm_free(data);
+    }
     pm_alloc_fail_after(1);
     assert_int_equal(pm_file_read(temp_path("small"), 5, &data, &size), PM_ERR_MEMORY);
     pm_alloc_fail_after(0);
@@ -103,14 +137,55 @@ static void output_appears_when_it_is_whole(void **state) {
     assert_string_equal(data, "one two");
     pm_free(data);
 
-    assert_int_equal(pm_output_open("/dev/null", &out), PM_ERR_IO); // renaming would take its place
+    assert_int_equal(pm_output_open(NULL_DEVICE, &out), PM_ERR_IO); // renaming would take its place
     pm_output_close(&out);
     assert_int_equal(pm_output_open(temp_folder, &out), PM_ERR_IO);
-    assert_int_equal(symlink("whole", temp_path("link")), 0);
+    assert_true(make_link(path, temp_path("link")));
     assert_true(pm_path_same(path, temp_path("link")));
     assert_true(pm_path_same(path, temp_path("./whole")));
     assert_false(pm_path_same(path, temp_path("cache")));
     assert_false(pm_path_same(temp_path("absent"), temp_path("absent")));
+}
+
+// Past what 32 bits can tell, and without its gigabytes on the disk.
+static void a_map_may_be_larger_than_4_gib(void **state) {
+    (void)state;
+    const uint64_t size = (UINT64_C(5) << 30) + 3;
+    const char *path = temp_path("large");
+    pm_map map;
+    assert_true(make_sparse(path, size, "end"));
+    assert_int_equal(pm_map_open(path, &map), PM_OK);
+    assert_true(map.size == size + 3);
+    assert_memory_equal(map.data + size, "end", 3);
+    assert_int_equal(map.data[size / 2], 0);
+    pm_map_forget(&map, 0, size);
+    pm_map_close(&map);
+    temp_remove("large");
+}
+
+// Not in any one code page, and a path longer than the 260 that Windows' old calls take.
+static void names_are_utf8(void **state) {
+    (void)state;
+    char path[512], *data;
+    size_t size;
+    snprintf(path, sizeof(path), "%s", temp_path("\xe6\xa8\xa1\xe5\x9e\x8b \xc3\xbc"));
+    for (int i = 0; i < 6; i++)
+        snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%d23456789-123456789-123456789-123456789", i);
+    char made[512];
+    setenv("PUMICE_CACHE", path, 1); // which makes it
+    assert_true(strlen(path) > 260 && pm_cache_dir(made, sizeof(made)));
+    assert_string_equal(made, path);
+    snprintf(path + strlen(path), sizeof(path) - strlen(path), "/\xf0\x9f\x99\x82.txt");
+    assert_int_equal(pm_file_write_atomic(path, "hello", 5), PM_OK);
+    assert_int_equal(pm_file_write_atomic(path, "hello!", 6), PM_OK);
+    assert_true(pm_path_exists(path) && pm_path_same(path, path) && !pm_path_is_dir(path));
+    assert_int_equal(pm_file_read(path, 100, &data, &size), PM_OK);
+    assert_string_equal(data, "hello!");
+    pm_free(data);
+    pm_map map;
+    assert_int_equal(pm_map_open(path, &map), PM_OK);
+    assert_int_equal(map.size, 6);
+    pm_map_close(&map);
 }
 
 static bool cache_dir(char *path, size_t size, const char *pumice, const char *xdg, const char *home) {
@@ -120,6 +195,23 @@ static bool cache_dir(char *path, size_t size, const char *pumice, const char *x
     return pm_cache_dir(path, size);
 }
 
+#ifdef _WIN32
+static void cache_folder_is_found_and_made(void **state) {
+    (void)state;
+    char path[512];
+    assert_true(cache_dir(path, sizeof(path), temp_path("own/deep"), NULL, NULL));
+    assert_string_equal(path, temp_path("own/deep"));
+    assert_true(pm_path_is_dir(path));
+    setenv("LOCALAPPDATA", temp_path("local"), 1);
+    assert_true(cache_dir(path, sizeof(path), NULL, NULL, NULL));
+    assert_string_equal(path, temp_path("local\\pumice"));
+    assert_true(pm_path_is_dir(path));
+    assert_false(cache_dir(path, sizeof(path), "", NULL, NULL)); // empty: none
+    assert_false(cache_dir(path, 8, NULL, NULL, NULL));
+    unsetenv("LOCALAPPDATA");
+    assert_false(cache_dir(path, sizeof(path), NULL, NULL, NULL));
+}
+#else
 static void cache_folder_is_found_and_made(void **state) {
     (void)state;
     char path[512];
@@ -136,6 +228,7 @@ static void cache_folder_is_found_and_made(void **state) {
     assert_false(cache_dir(path, 8, NULL, NULL, temp_path("home")));
     assert_false(cache_dir(path, sizeof(path), NULL, "/proc/self", NULL)); // not writable, even as root
 }
+#endif
 
 typedef struct tally {
     atomic_int total;
@@ -206,87 +299,163 @@ static void utc_is_a_date(void **state) {
 
 // ---- other programs -----------------------------------------------------------------------------------------------------
 
-static pm_status run_shell(const char *script, const char *const *env, bool quiet, char **out, size_t *size, int *exit_code) {
-    const char *argv[] = {"sh", "-c", script, NULL};
-    return pm_program_run(&(pm_program){.argv = argv, .env = env, .quiet = quiet}, 1000, out, size, exit_code);
+// What this program does when it is run as another one: see main.
+static int act(const char *what, const char *argument) {
+    if (!strcmp(what, "tell")) {
+        const char *one = getenv("PM_TEST"), *home = getenv("HOME");
+        printf("%s,%s,%s,%s%d\n", one ? one : "", home ? home : "", getenv("PATH") ? "path" : "", argument, getchar());
+        return 7;
+    }
+    if (!strcmp(what, "complain"))
+        return fputs("not to be seen\n", stderr) < 0;
+    if (!strcmp(what, "crash"))
+        raise_bad_address();
+    if (!strcmp(what, "interrupt"))
+        end_interrupted();
+    if (!strcmp(what, "talk"))
+        while (puts("y") >= 0)
+            continue;
+    if (!strcmp(what, "sleep")) {
+        puts("begun");
+        fflush(stdout);
+        nanosleep(&(struct timespec){.tv_sec = 100}, NULL);
+    }
+    return 0;
+}
+
+typedef struct outcome {
+    char *out;
+    size_t size;
+    int exit_code;
+} outcome;
+
+static pm_status run_self(const char *what, const char *argument, pm_program program, outcome *o) {
+    const char *argv[] = {self, "--act", what, argument, NULL};
+    program.argv = argv;
+    return pm_program_run(&program, 1000, &o->out, &o->size, &o->exit_code);
+}
+
+static void skip_emulated(void) {
+    if (getenv("PM_EMULATED")) {
+        print_message("qemu runs this program, not those that it starts\n");
+        skip();
+    }
 }
 
 static void programs_are_run_and_read(void **state) {
     (void)state;
-    char *out;
-    size_t size;
-    int exit_code;
+    skip_emulated();
+    outcome o;
     const char *env[] = {"PM_TEST=one two", "HOME=/nowhere", NULL};
-    assert_int_equal(run_shell("cat; echo \"$PM_TEST,$HOME,${PATH:+path}\"; exit 7", env, false, &out, &size, &exit_code), PM_OK);
-    assert_string_equal(out, "one two,/nowhere,path\n"); // and nothing came from our stdin
-    assert_int_equal(size, strlen(out));
-    assert_int_equal(exit_code, 7);
-    pm_free(out);
-    assert_int_equal(run_shell("kill -9 $$", NULL, false, &out, &size, &exit_code), PM_OK);
-    assert_int_equal(exit_code, 128 + 9);
-    pm_free(out);
-    assert_int_equal(run_shell("echo not to be seen >&2", NULL, true, &out, &size, &exit_code), PM_OK);
-    assert_int_equal(exit_code, 0);
-    assert_int_equal(size, 0);
-    pm_free(out);
+    const char *hard = "a \"b\" \\ c\\\"d\\";
+    char expected[100];
+    assert_int_equal(run_self("tell", hard, (pm_program){.env = env}, &o), PM_OK);
+    snprintf(expected, sizeof(expected), "one two,/nowhere,path,%s-1", hard); // and nothing came from our stdin
+    assert_int_equal(strcspn(o.out, "\r\n"), strlen(expected));
+    assert_memory_equal(o.out, expected, strlen(expected));
+    assert_int_equal(o.size, strlen(o.out));
+    assert_int_equal(o.exit_code, 7);
+    pm_free(o.out);
+    assert_int_equal(run_self("complain", "", (pm_program){.quiet = true}, &o), PM_OK);
+    assert_int_equal(o.exit_code, 0);
+    assert_int_equal(o.size, 0);
+    pm_free(o.out);
+}
+
+static void a_program_that_is_silent_is_killed(void **state) {
+    (void)state;
+    skip_emulated();
+    outcome o;
+    assert_int_equal(run_self("sleep", "", (pm_program){.silence_ms = 2000}, &o), PM_OK);
+    assert_int_equal(o.exit_code, 137);
+    assert_memory_equal(o.out, "begun", 5);
+    pm_free(o.out);
+    assert_int_equal(run_self("talk", "", (pm_program){.silence_ms = 20000}, &o), PM_OK);
+    assert_int_equal(o.exit_code, 137);
+    assert_true(o.size >= 1000);
+    pm_free(o.out);
+    assert_int_equal(run_self("crash", "", (pm_program){.silence_ms = 20000, .quiet = true}, &o), PM_OK);
+    assert_int_equal(o.exit_code, 128 + 11);
+    pm_free(o.out);
 }
 
 static void programs_that_fail_are_told(void **state) {
     (void)state;
-    char *out;
-    size_t size;
-    int exit_code;
+    skip_emulated();
+    outcome o;
     const char *argv[] = {temp_path("no-such-program"), NULL};
-    assert_int_equal(pm_program_run(&(pm_program){.argv = argv}, 1000, &out, &size, &exit_code), PM_ERR_IO);
+    assert_int_equal(pm_program_run(&(pm_program){.argv = argv}, 1000, &o.out, &o.size, &o.exit_code), PM_ERR_IO);
     assert_non_null(strstr(pm_error_text(), "no-such-program"));
-    assert_null(out);
-    assert_int_equal(run_shell("yes", NULL, true, &out, &size, &exit_code), PM_ERR_FILE); // and it does not hang
-    assert_null(out);
-    pm_alloc_fail_after(1);
-    pm_status status = run_shell("echo x", NULL, true, &out, &size, &exit_code);
-    pm_alloc_fail_after(0);
-    assert_int_equal(status, PM_ERR_MEMORY);
-    assert_null(out);
-    pm_alloc_fail_after(2);
-    status = run_shell("echo x", NULL, true, &out, &size, &exit_code);
-    pm_alloc_fail_after(0);
-    assert_int_equal(status, PM_ERR_MEMORY);
-    assert_null(out);
+    assert_null(o.out);
+    assert_int_equal(run_self("talk", "", (pm_program){.quiet = true}, &o), PM_ERR_FILE); // and it does not hang
+    assert_null(o.out);
+    long n_allocations = 0;
+    pm_status status = PM_ERR_MEMORY;
+    for (long n = 1; status == PM_ERR_MEMORY; n_allocations = n++) {
+        pm_alloc_fail_after(n);
+        status = run_self("complain", "", (pm_program){.quiet = true}, &o);
+        pm_alloc_fail_after(0);
+        if (status == PM_ERR_MEMORY)
+            assert_null(o.out);
+    }
+    assert_int_equal(status, PM_OK);
+    assert_true(n_allocations > 2);
+    pm_free(o.out);
 }
 
+#ifdef _WIN32
+// Ctrl-C goes to all programs of a console: it shows in how the other one ends.
+static void a_signal_ends_the_program(void **state) {
+    (void)state;
+    outcome o;
+    assert_int_equal(run_self("interrupt", "", (pm_program){.quiet = true}, &o), PM_ERR_CANCELLED);
+    assert_int_equal(o.exit_code, 128 + SIGINT);
+    assert_null(o.out);
+}
+#else
 static void on_alarm(int number) {
     (void)number;
 }
 
 static void a_signal_ends_the_program(void **state) {
     (void)state;
-    char *out;
-    size_t size;
-    int exit_code;
+    skip_emulated();
+    outcome o;
     struct sigaction action = {.sa_handler = on_alarm}, old;
     sigaction(SIGALRM, &action, &old);
     alarm(1);
     uint64_t began = pm_now_ns();
-    assert_int_equal(run_shell("exec sleep 100", NULL, true, &out, &size, &exit_code), PM_ERR_CANCELLED);
+    assert_int_equal(run_self("sleep", "", (pm_program){.quiet = true}, &o), PM_ERR_CANCELLED);
     assert_true(pm_now_ns() - began < 50000000000u);
-    assert_int_equal(exit_code, 128 + SIGTERM);
-    assert_null(out);
+    assert_int_equal(o.exit_code, 128 + SIGTERM);
+    assert_null(o.out);
     sigaction(SIGALRM, &old, NULL);
 }
+#endif
 
-int main(void) {
+int main(int argc, char **argv) {
+    pm_program_begin(&argc, &argv);
+    if (argc == 4 && !strcmp(argv[1], "--act"))
+        return act(argv[2], argv[3]);
+    self = argv[0]; // not pm_program_path: tests/drivers.sh may have started a launcher
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(map_shows_the_file),
         cmocka_unit_test(what_cannot_be_mapped_is_said),
+#ifndef _WIN32
+        cmocka_unit_test(a_descriptor_is_mapped),
+#endif
         cmocka_unit_test(files_are_read_up_to_a_limit),
         cmocka_unit_test(atomic_write_replaces_or_leaves),
         cmocka_unit_test(output_appears_when_it_is_whole),
+        cmocka_unit_test(a_map_may_be_larger_than_4_gib),
+        cmocka_unit_test(names_are_utf8),
         cmocka_unit_test(cache_folder_is_found_and_made),
         cmocka_unit_test(parallel_for_does_each_once),
         cmocka_unit_test(clock_and_counts_make_sense),
         cmocka_unit_test(cpu_time_is_that_of_work),
         cmocka_unit_test(utc_is_a_date),
         cmocka_unit_test(programs_are_run_and_read),
+        cmocka_unit_test(a_program_that_is_silent_is_killed),
         cmocka_unit_test(programs_that_fail_are_told),
         cmocka_unit_test(a_signal_ends_the_program),
     };

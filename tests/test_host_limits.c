@@ -11,6 +11,7 @@
 #include "host/limits.h"
 #include "host/spirv.h"
 #include "host/vk.h"
+#include "posix.h"
 
 // ---- taking away ------------------------------------------------------------------------------------------------------
 
@@ -131,6 +132,20 @@ static void a_device_is_opened_under_limits(void **state) {
     assert_int_equal(pm_limits_set(NULL), PM_OK);
 }
 
+// A driver ends a submission that takes seconds: phones get prompts in pieces of 32 to 64 rows.
+static void phones_get_small_chunks(void **state) {
+    (void)state;
+    static const char *const phones[] = {"adreno", "adreno650", "adreno750", "mali", "mali-g78", "mali-g720", "v3d71"};
+    for (size_t i = 0; i < sizeof(phones) / sizeof(*phones); i++) {
+        pm_device *dev;
+        assert_int_equal(pm_limits_set(pm_limits_find(phones[i])), PM_OK);
+        assert_int_equal(pm_device_open(NULL, &dev), PM_OK);
+        assert_in_range(pm_device_chunk(dev), 32, 64);
+        pm_device_close(&dev);
+    }
+    assert_int_equal(pm_limits_set(NULL), PM_OK);
+}
+
 // ---- shared memory ----------------------------------------------------------------------------------------------------
 
 static uint64_t shared(pm_kernel_id id, const uint32_t *spec, int n_spec) {
@@ -139,6 +154,29 @@ static uint64_t shared(pm_kernel_id id, const uint32_t *spec, int n_spec) {
     if (pm_spirv_shared_bytes(kernel->spirv, kernel->spirv_size / 4, spec, n_spec, &bytes) != PM_OK)
         fail_msg("%s: %s", kernel->name, pm_error_text());
     return bytes;
+}
+
+// What caps.c reckons for the kernel of matrices is what that declares with all that it can be asked for.
+static void matrices_need_their_shared_memory(void **state) {
+    (void)state;
+    pm_device_info info = all_there();
+    pm_caps caps;
+    info.subgroup_min = info.subgroup_max = 32;
+    info.n_coopmats = 1;
+    info.coopmats[0] = (pm_coopmat_info){16, 16, 16, "f16", "f32"};
+    pm_caps_fill(&info, &caps);
+    const pm_coopmat_shape *c = &caps.coopmat;
+    const uint32_t spec[] = {c->workgroup, PM_LINEAR_NORM | PM_LINEAR_ADD, 32, 16, 16, 16, c->rows, c->cols, c->down};
+    if (!pm_kernel_get_info(PM_K_matmul_cm_f16)->spirv_size) {
+        print_message("this build's glslang makes no kernels of matrices\n");
+        skip();
+    }
+    info.max_shared = (uint32_t)shared(PM_K_matmul_cm_f16, spec, 9);
+    pm_caps_fill(&info, &caps);
+    assert_true(caps.has & PM_NEED_COOPMAT);
+    info.max_shared -= 4;
+    pm_caps_fill(&info, &caps);
+    assert_false(caps.has & PM_NEED_COOPMAT);
 }
 
 // With their own constants all keep to what matmul_cm takes at the most.
@@ -192,6 +230,8 @@ int main(void) {
         cmocka_unit_test(every_name_is_a_device_of_vulkan),
         cmocka_unit_test(what_no_device_has_is_refused),
         cmocka_unit_test(a_device_is_opened_under_limits),
+        cmocka_unit_test(phones_get_small_chunks),
+        cmocka_unit_test(matrices_need_their_shared_memory),
         cmocka_unit_test(all_kernels_can_be_asked),
         cmocka_unit_test(sizes_follow_the_constants),
         cmocka_unit_test(a_kernel_that_takes_more_is_refused),

@@ -199,9 +199,9 @@ static void stacked_as_in_the_file(void **state) {
         {3, 100, {1, 1}}, {2, 1, {0}},    {9, 33, {0}},
     };
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(cases) * CHECK_COUNT(check_dtypes); i++) {
-        const pack_case *c = &cases[i / CHECK_COUNT(check_dtypes)];
-        pm_dtype dtype = check_dtypes[i % CHECK_COUNT(check_dtypes)];
+    for (size_t i = 0; i < CHECK_COUNT(cases) * check_n_dtypes; i++) {
+        const pack_case *c = &cases[i / check_n_dtypes];
+        pm_dtype dtype = check_dtypes[i % check_n_dtypes];
         uint32_t cols = check_cols(dtype, c->cols);
         begin_case();
         check_case("%s (%u, %u)", pm_dtype_get(dtype)->name, c->rows, cols);
@@ -228,7 +228,7 @@ static void interleave(const check_matrix *m, float *values) {
 
 static void interleaved_row_by_row(void **state) {
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(check_dtypes); i++)
+    for (size_t i = 0; i < check_n_dtypes; i++)
         for (uint32_t n = 2; n <= 6; n += 4) {
             begin_case();
             check_case("%u of %s interleaved", n, pm_dtype_get(check_dtypes[i])->name);
@@ -277,7 +277,7 @@ static void run_made(pm_dtype dtype, pm_dtype other, uint32_t rows, pm_pack_orde
 
 static void rows_that_are_made(void **state) {
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(check_dtypes); i++)
+    for (size_t i = 0; i < check_n_dtypes; i++)
         for (int k = 0; k < 4; k++) {
             pm_dtype other = k % 2 ? check_dtypes[i] : PM_Q8_0;
             begin_case();
@@ -321,8 +321,8 @@ static void run_mixed(const check_matrix m[2], pm_pack_order order, pm_dtype wan
 
 static void mixed_types_become_halves(void **state) {
     (void)state;
-    for (size_t i = 0; i < CHECK_COUNT(check_dtypes) * CHECK_COUNT(check_dtypes); i++) {
-        pm_dtype a = check_dtypes[i / CHECK_COUNT(check_dtypes)], b = check_dtypes[i % CHECK_COUNT(check_dtypes)];
+    for (size_t i = 0; i < check_n_dtypes * check_n_dtypes; i++) {
+        pm_dtype a = check_dtypes[i / check_n_dtypes], b = check_dtypes[i % check_n_dtypes];
         begin_case();
         check_case("%s with %s", pm_dtype_get(a)->name, pm_dtype_get(b)->name);
         pm_pack_order order = i % 2 ? PM_PACK_STACKED : PM_PACK_INTERLEAVED;

@@ -261,24 +261,61 @@ static bool find_plan(const char *line, uint32_t n, pm_variant *v) {
 static void a_plan_decides(void **state) {
     pm_variant v, plain = {.shape = {16, 1, 2, 1}};
     (void)state;
-    assert_true(find_plan("Q8_0 4 64 96 1 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
+    assert_true(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
     assert_true(pm_variant_same(&v, &plain));
-    assert_true(find_plan("Q8_0 4 64 96 64 won tiles 0,0,0,0 2.0 1.0\n", 9, &v));
+    assert_true(find_plan("Q8_0 4 64 96 64 0/0 won tiles 0,0,0,0 2.0 1.0\n", 9, &v));
     assert_int_equal(v.by, PM_BY_TILES);
-    assert_false(find_plan("Q8_0 4 64 96 1 won matvec 16,1,2,1 2.0 1.0\n", 2, &v));      // other rows of x
-    assert_false(find_plan("Q8_0 4 65 96 1 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));      // another matrix
-    assert_false(find_plan("Q8_0 4 64 96 1 stays matvec 16,1,2,1 2.0 1.0\n", 1, &v));    // the default is best
-    assert_false(find_plan("Q8_0 4 64 96 1 won matvec 16,3,7,0 2.0 1.0\n", 1, &v));      // not in the table of variants
-    assert_false(find_plan("Q8_0 4 64 96 1 won matvec 99999999999,1,2,1 2 1\n", 1, &v)); // nor is this
-    assert_false(find_plan("Q8_0 4 64 96 0 won matvec 16,1,2,1 2.0 1.0\nnonsense\n", 1, &v));
+    assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 2, &v));      // other rows of x
+    assert_false(find_plan("Q8_0 4 65 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));      // another matrix
+    assert_false(find_plan("Q8_0 4 64 96 1 0/0 stays matvec 16,1,2,1 2.0 1.0\n", 1, &v));    // the default is best
+    assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,3,7,0 2.0 1.0\n", 1, &v));      // not in the table of variants
+    assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 99999999999,1,2,1 2 1\n", 1, &v)); // nor is this
+    assert_false(find_plan("Q8_0 4 64 96 0 0/0 won matvec 16,1,2,1 2.0 1.0\nnonsense\n", 1, &v));
     setenv("PM_MATVEC", "16,1,4,1", 1); // an override goes first
-    assert_false(find_plan("Q8_0 4 64 96 1 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
+    assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
     unsetenv("PM_MATVEC");
     // A variant that was quarantined since is not taken.
     pm_store_write(dev, "verdicts", "matvec_q8_0:16,4,1,2,1 wrong 9 1\n");
-    assert_true(find_plan("Q8_0 4 64 96 1 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
+    assert_true(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));
     v = pm_variant_linear(dev, &(pm_linear_shape){.dtype = PM_Q8_0, .epilogue = 4, .rows = 64, .cols = 96, .n = 1});
     assert_false(pm_variant_same(&v, &plain));
+}
+
+static bool find_attend_plan(const char *line, uint32_t n, uint32_t length, pm_attend_way *way) {
+    pm_store_write(dev, "plan", line);
+    reopen();
+    return pm_tune_find_attend(dev, &(pm_attend_shape){PM_F16, n, 8, 2, 64, length}, way);
+}
+
+static void a_plan_splits_the_cache(void **state) {
+    pm_attend_way way;
+    char line[96];
+    uint32_t half = dev->caps.attend_split / 2;
+    (void)state;
+    snprintf(line, sizeof(line), "attend F16 8 2 64 1 8192 won %u 1 2.0 1.0\n", half);
+    assert_true(find_attend_plan(line, 1, 5000, &way));
+    assert_int_equal(way.split, half);
+    assert_false(find_attend_plan(line, 1, 500, &way));  // a short cache
+    assert_false(find_attend_plan(line, 2, 5000, &way)); // other rows
+    assert_true(find_attend_plan("attend F16 8 2 64 1 1024 won 0 1 2.0 1.0\n", 1, 500, &way));
+    assert_int_equal(way.split, 0);
+    assert_false(find_attend_plan("attend F16 8 2 64 1 8192 won 17 1 2.0 1.0\n", 1, 5000, &way)); // not in the table
+    assert_false(find_attend_plan("attend F16 8 0 64 1 8192 won 0 1 2.0 1.0\n", 1, 5000, &way));
+    assert_false(find_attend_plan("attend Q4_0 8 2 64 1 8192 stays 0 1 2.0 1.0\nattend\nattend x", 1, 5000, &way));
+    setenv("PM_ATTEND_SPLIT", "64", 1); // an override goes first
+    assert_false(find_attend_plan("attend F16 8 2 64 1 1024 won 0 1 2.0 1.0\n", 1, 500, &way));
+    unsetenv("PM_ATTEND_SPLIT");
+}
+
+// Bytes, bytes a microsecond, microseconds of the best.
+static void a_roof_ends_the_search(void **state) {
+    (void)state;
+    assert_true(pm_contest_can_win(1000, 0, 1)); // unknown
+    assert_true(pm_contest_can_win(1000, 100, 20));
+    assert_false(pm_contest_can_win(1000, 100, 11)); // the best is at 91 % of what the device can do
+    assert_false(pm_contest_can_win(1000, 100, 5));
+    double rate = pm_contest_rate(dev);
+    assert_true(rate > 10 && rate < 1e8);
 }
 
 static uint32_t draw(uint64_t *state) {
@@ -326,6 +363,8 @@ int main(void) {
         FRESH(switched_off),
         FRESH(variants_take_turns),
         FRESH(a_plan_decides),
+        FRESH(a_plan_splits_the_cache),
+        FRESH(a_roof_ends_the_search),
         FRESH(noise_decides_nothing),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

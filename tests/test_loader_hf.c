@@ -5,7 +5,6 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
-#include <sys/stat.h>
 
 #include "loader_model.h"
 
@@ -172,7 +171,7 @@ static void pooling_is_read(void **state) {
         {"{\"pooling_mode\":\"lasttoken\"}", PM_POOL_LAST},
     };
     write_folder();
-    assert_int_equal(mkdir(temp_path("1_Pooling"), 0700), 0);
+    assert_true(make_folder(temp_path("1_Pooling")));
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         temp_text("1_Pooling/config.json", cases[i].text);
         pm_file *file = open_model(temp_folder);

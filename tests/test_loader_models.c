@@ -9,6 +9,8 @@
 
 #include "loader_model.h"
 
+#include <fcntl.h>
+
 #define TINY             PM_TEST_DATA "/tiny-qwen3"
 #define CHECKPOINT(name) PM_TEST_DATA "/checkpoints/" name
 
@@ -185,6 +187,26 @@ static void gguf_and_safetensors_agree(void **state) {
 
 // ---- written in parts --------------------------------------------------------------------------------------------------------
 
+#ifndef _WIN32
+// The same model by an open descriptor, which is not needed any more once it is open.
+static void a_descriptor_is_a_model(void **state) {
+    (void)state;
+    char path[32];
+    pm_file *tiny = open_model(TINY);
+    const char *gguf = write_tiny_gguf(tiny);
+    pm_file_close(&tiny);
+    int fd = open(gguf, O_RDONLY);
+    snprintf(path, sizeof(path), "fd:%d", fd);
+    pm_file *a = open_model(gguf), *b = open_model(path);
+    close(fd);
+    assert_same_tensors(a, b);
+    assert_same_vocab(pm_file_vocab(a), pm_file_vocab(b));
+    pm_file_close(&b);
+    pm_file_close(&a);
+    refused(path, PM_ERR_IO, path);
+}
+#endif
+
 static void put_config(gguf_writer *w, const pm_config *c) {
     const struct {
         const char *key;
@@ -298,9 +320,7 @@ static void write_shards(const char *from, const char *index_extra) {
 
 static void sharded_safetensors_are_one_model(void **state) {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof(command), "mkdir '%s/shards'", temp_folder);
-    assert_int_equal(system(command), 0);
+    assert_true(make_folder(temp_path("shards")));
     temp_copy(CHECKPOINT("qwen3-hd64/config.json"), "shards/config.json");
     write_shards(CHECKPOINT("qwen3-hd64/model.safetensors"), "");
     pm_file *whole = open_model(CHECKPOINT("qwen3-hd64")), *shards = open_model(temp_path("shards"));
@@ -341,6 +361,9 @@ static void checkpoints_have_their_flags(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+#ifndef _WIN32
+        cmocka_unit_test(a_descriptor_is_a_model),
+#endif
         cmocka_unit_test(tiny_config_is_read),          cmocka_unit_test(tiny_tensors_are_found),
         cmocka_unit_test(tiny_vocabulary_is_read),      cmocka_unit_test(gguf_and_safetensors_agree),
         cmocka_unit_test(split_gguf_is_one_model),      cmocka_unit_test(sharded_safetensors_are_one_model),

@@ -27,9 +27,15 @@ static void test_shapes(void **state) {
         const char *path;
         uint64_t n_params;
     } cases[] = {
-        {"synthetic:qwen3-0.6b:q8_0", 596049920},    {"synthetic:qwen3-1.7b:F16", 1720574976},
-        {"synthetic:qwen3-4b:Q4_K_M", 4022468096},   {"synthetic:qwen3-8b:q4_0", 8190735360},
-        {"synthetic:qwen3-14b:iq4_xs", 14768307200}, {"synthetic:qwen3-32b:mxfp4", 32762123264},
+        {"synthetic:qwen3-0.6b:q8_0", 596049920},
+        {"synthetic:qwen3-1.7b:F16", 1720574976},
+        {"synthetic:qwen3-4b:Q4_K_M", 4022468096},
+        {"synthetic:qwen3-8b:q4_0", 8190735360},
+        {"synthetic:qwen3-14b:iq4_xs", 14768307200},
+        {"synthetic:qwen3-32b:mxfp4", 32762123264},
+        {"synthetic:qwen3-30b-a3b:q4_k_m", 30532122624},
+        // the embedding, the head and the last norm, and 2 of 48 layers
+        {"synthetic:qwen3-30b-a3b/2:q4_0", 2 * 151936 * 2048 + 2048 + (30532122624 - 2 * 151936 * 2048 - 2048) / 24},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         pm_file *file;
@@ -77,10 +83,39 @@ static void test_types(void **state) {
     }
 }
 
+// Experts are stacks, three dimensions; the router is small and stays in floats.
+static void test_experts(void **state) {
+    (void)state;
+    pm_file *file;
+    assert_int_equal(pm_file_open("synthetic:qwen3-30b-a3b/2:q4_k_m", &file), PM_OK);
+    const pm_tensor_view *up = pm_file_find(file, "blk.1.ffn_up_exps.weight"),
+                         *router = pm_file_find(file, "blk.1.ffn_gate_inp.weight");
+    assert_non_null(up);
+    assert_true(up->n_dims == 3 && up->dims[0] == 128 && up->dims[1] == 768 && up->dims[2] == 2048 && up->dtype == PM_Q4_K);
+    assert_true(router && router->dtype == PM_F32);
+    assert_null(pm_file_find(file, "blk.1.ffn_up.weight"));
+    assert_true(pm_file_config(file)->n_layers == 2 && pm_file_config(file)->experts_normed);
+    float first[256], last[256];
+    pm_view_floats(up, 0, 256, first);
+    pm_view_floats(up, 127ull * 768 * 2048, 256, last);
+    assert_memory_not_equal(first, last, sizeof(first));
+    pm_file_close(&file);
+}
+
 static void test_bad(void **state) {
     (void)state;
-    const char *const bad[] = {"synthetic:",           "synthetic:qwen3-4b", "synthetic:qwen3-4b:",     "synthetic:qwen3-4b:q4",
-                               "synthetic:qwen3:q4_0", "synthetic::q4_0",    "synthetic:qwen3-4b:q4_0:"};
+    const char *const bad[] = {"synthetic:",
+                               "synthetic:qwen3-4b",
+                               "synthetic:qwen3-4b:",
+                               "synthetic:qwen3-4b:q4",
+                               "synthetic:qwen3:q4_0",
+                               "synthetic::q4_0",
+                               "synthetic:qwen3-4b:q4_0:",
+                               "synthetic:qwen3-4b/:q4_0",
+                               "synthetic:qwen3-4b/0:q4_0",
+                               "synthetic:qwen3-4b/37:q4_0",
+                               "synthetic:qwen3-4b/2x:q4_0",
+                               "synthetic:/2:q4_0"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         pm_file *file;
         assert_int_equal(pm_file_open(bad[i], &file), PM_ERR_USAGE);
@@ -103,10 +138,8 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_types),
-        cmocka_unit_test(test_bad),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_shapes), cmocka_unit_test(test_types),     cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_bad),    cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
