@@ -11,7 +11,7 @@
 
 // A device class and where its kernels start from. First guesses: the tuner is to replace them with measurements.
 typedef struct profile {
-    pm_matvec_shape matvec, matvec_batch;
+    pm_matvec_shape matvec, matvec_batch, subgroup_batch, subgroup_batch_floats;
     bool use_tiles;
     uint32_t attend_split, max_chunk, row_workgroup;
     uint32_t trial_ms;   // a trial takes some ms; a software driver may have to share its cores with many others
@@ -24,6 +24,11 @@ static const profile cpu_profile = {
     // 4 columns: 8 are 4 % faster and take LLVM twice as long to compile.
     .matvec = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 4},
     .matvec_batch = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 4},
+    // pp64 of 8 rows by 4 columns, 8 by 8, 4 by 16, CPU ms a token: lavapipe 25 Q4_0 10.2, 8.2, 9.1, F16 14.3, 11.4, 10.6; lavapipe
+    // 26
+    // Q4_0 6.1, 4.9, 5.0, F16 8.1, 6.4, 5.5 (four layers of Qwen3-0.6B)
+    .subgroup_batch = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 8},
+    .subgroup_batch_floats = {.workgroup = 16, .lanes = 1, .rows = 4, .max_cols = 16},
     .use_tiles = false,
     .attend_split = 1024,
     .max_chunk = 64,
@@ -207,11 +212,23 @@ static uint32_t has(const pm_device_info *info) {
     return bits & ~without();
 }
 
+// lavapipe, measured: 22.3 (LLVM 15) is 1.3 to 1.7 times as slow by matvec_sg. 25 loads x for each lane by itself otherwise:
+// prompts 1.7 to 2.2 times as fast by it, decode 1.15. 26 loads once what is the same for all: decode 0.95, prompts 1.2 to 1.45.
+static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
+    const char *version = info->driver_info + strcspn(info->driver_info, "0123456789"); // "Mesa 25.0.7"; the number of it is 1
+    unsigned long major = strtoul(version, NULL, 10);
+    bool lavapipe = info->driver_id == VK_DRIVER_ID_MESA_LLVMPIPE && info->subgroup_min >= 8 && caps->has & PM_NEED_SUBGROUP;
+    caps->use_subgroups = lavapipe && major == 25;
+    caps->use_subgroup_batch = lavapipe && major >= 25;
+}
+
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
-    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited;
+    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited,
+             subgroups = 2; // 2: as was chosen
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
     override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
+    override_u32("PM_SUBGROUPS", 0, caps->has & PM_NEED_SUBGROUP && info->subgroup_min >= 8, &subgroups);
     override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
     override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);
@@ -219,6 +236,8 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_u32("PM_SELFTEST", 0, 1, &self_test);
     override_u32("PM_TRIAL_MS", 1, 1u << 22, &caps->trial_ms);
     override_seconds("PM_TUNE", 1e6, &caps->tune_seconds);
+    caps->use_subgroups = subgroups == 2 ? caps->use_subgroups && !is_set("PM_MATVEC") : subgroups;
+    caps->use_subgroup_batch = subgroups == 2 ? caps->use_subgroup_batch && !is_set("PM_MATVEC_BATCH") : subgroups;
     caps->chosen =
         info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES") || is_set("PM_ATTEND_SPLIT");
     caps->self_test = self_test;
@@ -236,6 +255,8 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
         .has = has(info),
         .matvec = p->matvec,
         .matvec_batch = p->matvec_batch,
+        .subgroup_batch = p->subgroup_batch,
+        .subgroup_batch_floats = p->subgroup_batch_floats,
         .use_tiles = p->use_tiles,
         .max_binding = info->max_binding,
         .max_groups = info->max_groups[0],
@@ -246,6 +267,7 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
     };
     caps->use_coopmat = p->use_tiles && caps->has & PM_NEED_COOPMAT;
     lay_coopmat(info, &caps->coopmat);
+    choose_subgroups(info, caps);
     apply_overrides(info, caps);
 }
 

@@ -4,6 +4,7 @@
 // Overrides, for trying and testing; one that makes no sense is reported and ignored:
 //   PM_WITHOUT=subgroup,f16,int_dot,coopmat   the device is taken not to have these
 //   PM_MATVEC=workgroup,lanes,rows,max_cols   struct pm_matvec_shape of matvec; PM_MATVEC_BATCH: of matvec_batch
+//   PM_SUBGROUPS=0|1                          products by matvec_sg instead, where a subgroup has 8 lanes
 //   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
@@ -21,7 +22,7 @@
 #include "host/host.h"
 
 // Bits of what a kernel needs beyond Vulkan 1.1 (column `needs` of shaders/kernels.txt).
-#define PM_NEED_SUBGROUP 1u // subgroup arithmetic in compute
+#define PM_NEED_SUBGROUP 1u // subgroup arithmetic, ballot and shuffle in compute
 #define PM_NEED_F16      2u // shaderFloat16
 #define PM_NEED_INT_DOT  4u // packed 4x8 integer dot product
 #define PM_NEED_COOPMAT  8u // VK_KHR_cooperative_matrix, f16 x f16 -> f32
@@ -47,22 +48,25 @@ typedef struct pm_coopmat_shape {
 
 typedef struct pm_caps {
     pm_device_class device_class;
-    uint32_t has;                 // PM_NEED_* bits this device has
-    pm_matvec_shape matvec;       // up to matvec.max_cols rows of x
-    pm_matvec_shape matvec_batch; // more rows, where use_tiles is false
-    bool use_tiles;               // matmul.comp for more rows than matvec.max_cols
-    bool use_coopmat;             // matmul_cm.comp instead, where halves are exact enough
-    pm_coopmat_shape coopmat;     // where use_coopmat
-    uint64_t max_binding;         // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
-    uint32_t max_groups;          // of dispatch dimension x
-    uint32_t attend_split;        // positions a split of the cache
-    uint32_t max_chunk;           // rows of a prefill pass
-    uint32_t row_workgroup;       // invocations where one workgroup goes through a row of logits; a power of two
-    bool chosen;                  // an override says how products or attention are laid out: no plan does
-    bool self_test;               // kernels are tried before they are used
-    uint32_t trial_ms;            // the longest that a submission of a trial may take
-    double tune_seconds;          // that a first answer may wait for measurements
-    bool map_device;              // PM_MEM_DEVICE is mapped: the device shares its memory with the host
+    uint32_t has;                                          // PM_NEED_* bits this device has
+    pm_matvec_shape matvec;                                // up to matvec.max_cols rows of x
+    pm_matvec_shape matvec_batch;                          // more rows, where use_tiles is false
+    bool use_subgroups;                                    // matvec_sg instead of matvec
+    bool use_subgroup_batch;                               // and, for more rows of x, instead of matvec_batch, in these shapes:
+    pm_matvec_shape subgroup_batch, subgroup_batch_floats; // weights that are quants; floats of 16 bits and more
+    bool use_tiles;                                        // matmul.comp for more rows than matvec.max_cols
+    bool use_coopmat;                                      // matmul_cm.comp instead, where halves are exact enough
+    pm_coopmat_shape coopmat;                              // where use_coopmat
+    uint64_t max_binding;   // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
+    uint32_t max_groups;    // of dispatch dimension x
+    uint32_t attend_split;  // positions a split of the cache
+    uint32_t max_chunk;     // rows of a prefill pass
+    uint32_t row_workgroup; // invocations where one workgroup goes through a row of logits; a power of two
+    bool chosen;            // an override says how products or attention are laid out: no plan does
+    bool self_test;         // kernels are tried before they are used
+    uint32_t trial_ms;      // the longest that a submission of a trial may take
+    double tune_seconds;    // that a first answer may wait for measurements
+    bool map_device;        // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
 
 // Takes from info what --limits and PM_LIMITS say that the device is to lack.

@@ -47,7 +47,7 @@ typedef struct pm_device_info {
     bool budget_known;   // the driver has VK_EXT_memory_budget
     bool unified_memory; // not a discrete card, and every device-local heap is host-visible
     uint32_t subgroup_size, subgroup_min, subgroup_max;
-    bool subgroup_arithmetic, subgroup_size_control;
+    bool subgroup_arithmetic, subgroup_size_control; // the first: ballot and shuffle too
     bool f16_arithmetic, f16_storage, int8_arithmetic, int8_storage, bf16;
     bool int_dot; // packed 4x8 dot product, accelerated
     int n_coopmats;

@@ -24,13 +24,21 @@ typedef struct tiling {
     bool exact_cols; // spec[n_spec] is the number of columns: the last ones want a dispatch of their own
 } tiling;
 
-static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s) {
-    static const pm_kernel_id kernels[PM_DTYPE_COUNT] = {
+static tiling matvec_tiling(pm_dtype dtype, pm_matvec_shape s, bool by_subgroups) {
+    static const pm_kernel_id kernels[2][PM_DTYPE_COUNT] = {
+        {
 #define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_matvec_##small,
-        PM_DTYPES(X)
+            PM_DTYPES(X)
 #undef X
+        },
+        {
+#define X(id, small, ggml, elements, bytes) [PM_##id] = PM_K_matvec_sg_##small,
+            PM_DTYPES(X)
+#undef X
+        },
     };
-    return (tiling){kernels[dtype], s.workgroup, {s.lanes, s.rows}, 2, s.workgroup / s.lanes * s.rows, s.max_cols, true};
+    return (tiling){
+        kernels[by_subgroups][dtype], s.workgroup, {s.lanes, s.rows}, 2, s.workgroup / s.lanes * s.rows, s.max_cols, true};
 }
 
 static tiling matmul_tiling(pm_dtype dtype) {
@@ -53,14 +61,19 @@ static tiling coopmat_tiling(pm_dtype dtype, const pm_coopmat_shape *s) {
 }
 
 static tiling tiling_of(const pm_caps *caps, pm_dtype dtype, const pm_variant *v) {
-    if (v->by == PM_BY_MATVEC)
-        return matvec_tiling(dtype, v->shape);
+    if (v->by == PM_BY_MATVEC || v->by == PM_BY_SUBGROUPS)
+        return matvec_tiling(dtype, v->shape, v->by == PM_BY_SUBGROUPS);
     return v->by == PM_BY_TILES ? matmul_tiling(dtype) : coopmat_tiling(dtype, &caps->coopmat);
 }
 
 // How many of n rows of x go into dispatches of cols_a_group each; the rest is one more.
 static uint32_t whole_cols(const tiling *t, uint32_t n) {
     return t->exact_cols ? n / t->cols_a_group * t->cols_a_group : n;
+}
+
+// The columns of the kernel that takes the last ones. Of wide kernels few are made: each is compiled, on some drivers for seconds.
+static uint32_t last_cols(const tiling *t, uint32_t left) {
+    return t->cols_a_group > 4 && t->spec[0] == 1 ? (uint32_t)pm_round_up(left, 4) : left;
 }
 
 static pm_kernel_use use_of(const tiling *t, uint32_t epilogue, uint32_t cols) {
@@ -80,7 +93,7 @@ int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_v
     if (whole > 0)
         uses[n++] = use_of(&t, shape->epilogue, t.cols_a_group);
     if (whole < shape->n)
-        uses[n++] = use_of(&t, shape->epilogue, shape->n - whole);
+        uses[n++] = use_of(&t, shape->epilogue, last_cols(&t, shape->n - whole));
     return n;
 }
 
@@ -178,7 +191,7 @@ static uint32_t record(pm_cmd *cmd, const linear *op) {
         if (whole > 0)
             dispatch_part(cmd, op, &t, row, rows, 0, whole, t.cols_a_group);
         if (whole < op->n)
-            dispatch_part(cmd, op, &t, row, rows, whole, op->n, op->n - whole);
+            dispatch_part(cmd, op, &t, row, rows, whole, op->n, last_cols(&t, op->n - whole));
     }
     return (op->w.rows + t.rows_a_group - 1) / t.rows_a_group;
 }

@@ -178,7 +178,8 @@ static void tell_identity(const facts *f, pm_device_info *info) {
 }
 
 static void tell_subgroups(const facts *f, pm_device_info *info) {
-    const VkSubgroupFeatureFlags wanted = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT;
+    const VkSubgroupFeatureFlags wanted = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
+                                          VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
     bool in_compute = f->subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT;
     info->subgroup_size = f->subgroup.subgroupSize;
     info->subgroup_arithmetic = in_compute && (f->subgroup.supportedOperations & wanted) == wanted;

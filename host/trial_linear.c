@@ -121,12 +121,20 @@ static void try_laid_out(pm_lab *lab, product *p, const pm_variant *v, uint32_t 
     lab->dev->forced = NULL;
 }
 
-void pm_try_matvec(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+static void try_matvec(pm_lab *lab, const pm_kernel_use *use, const char *type, pm_product_kernel by) {
     const uint32_t *spec = use->spec;
     product p = {.epilogue = spec[1]};
-    pm_variant v = {.by = PM_BY_MATVEC, .shape = {spec[0], spec[2], spec[3], spec[4]}};
+    pm_variant v = {.by = by, .shape = {spec[0], spec[2], spec[3], spec[4]}};
     if (pm_lab_read_dtype(type, &p.dtype))
         try_laid_out(lab, &p, &v, spec[2], spec[0] / spec[2] * spec[3], 2 * spec[4]);
+}
+
+void pm_try_matvec(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    try_matvec(lab, use, type, PM_BY_MATVEC);
+}
+
+void pm_try_matvec_sg(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    try_matvec(lab, use, type, PM_BY_SUBGROUPS);
 }
 
 void pm_try_matmul(pm_lab *lab, const pm_kernel_use *use, const char *type) {

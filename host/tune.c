@@ -7,7 +7,8 @@
 #include <string.h>
 
 static const char *const class_names[] = {"one", "few", "many"};
-static const char *const kernel_names[] = {[PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices"};
+static const char *const kernel_names[] = {
+    [PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices", [PM_BY_SUBGROUPS] = "subgroups"};
 #define EXACT 0x100u // in a file: a bit of the epilogue
 
 struct pm_tuned {
@@ -123,7 +124,7 @@ static bool read_dtype(const char *name, pm_dtype *dtype) {
 }
 
 static bool read_kernel(const char *name, pm_product_kernel *by) {
-    for (int k = PM_BY_MATVEC; k <= PM_BY_MATRICES; k++)
+    for (int k = 0; k < PM_PRODUCT_KERNEL_COUNT; k++)
         if (!strcmp(kernel_names[k], name)) {
             *by = (pm_product_kernel)k;
             return true;
@@ -230,7 +231,7 @@ static void describe_product(const pm_plan_entry *e, pm_tune_row *row) {
     row->dtype = pm_dtype_get(e->shape.dtype)->name;
     row->rows = e->shape.rows;
     row->cols = e->shape.cols;
-    if (e->variant.by != PM_BY_MATVEC)
+    if (e->variant.by == PM_BY_TILES || e->variant.by == PM_BY_MATRICES)
         snprintf(row->variant, sizeof(row->variant), "%s", kernel_names[e->variant.by]);
     else
         snprintf(row->variant, sizeof(row->variant), "%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32, s->workgroup, s->lanes,

@@ -19,10 +19,15 @@ static const pm_variant linear_table[] = {
     {"16 lanes x 2",     PM_BY_MATVEC,   {64, 16, 2, 8}, GPU},
     {"8 lanes x 2",      PM_BY_MATVEC,   {64, 8, 2, 8},  GPU},
     {"4 by 32 lanes",    PM_BY_MATVEC,   {128, 32, 2, 8}, GPU},
+    {"subgroups of 32 x 2", PM_BY_SUBGROUPS, {64, 32, 2, 8}, GPU},
+    {"subgroups of 32 x 4", PM_BY_SUBGROUPS, {64, 32, 4, 4}, GPU},
+    {"subgroups of 16 x 2", PM_BY_SUBGROUPS, {64, 16, 2, 8}, GPU},
+    {"subgroups of 8 x 2", PM_BY_SUBGROUPS, {64, 8, 2, 8}, GPU},
     {"a lane a row x 8", PM_BY_MATVEC,   {16, 1, 8, 4},  CPU},
     {"a lane a row x 4", PM_BY_MATVEC,   {16, 1, 4, 4},  CPU | GPU},
     {"8 lanes, rows x 8", PM_BY_MATVEC,  {8, 1, 8, 4},   CPU},
     {"32 lanes, rows x 8", PM_BY_MATVEC, {32, 1, 8, 4},  CPU},
+    {"subgroups, x 8",   PM_BY_SUBGROUPS, {16, 1, 8, 4},  CPU},
     {"plain",            PM_BY_MATVEC,   {16, 1, 2, 1},  CPU | GPU},
     {"matrices",         PM_BY_MATRICES, {0, 0, 0, 0},   CPU | GPU},
     {"tiles",            PM_BY_TILES,    {0, 0, 0, 0},   CPU | GPU},
@@ -41,13 +46,17 @@ static bool fits(const pm_device *dev, const pm_linear_shape *shape, const pm_va
         return dev->caps.has & PM_NEED_COOPMAT;
     if (v->by == PM_BY_TILES)
         return PM_TILE_ROWS * PM_TILE_COLS / 16 <= dev->info.max_invocations;
-    uint64_t shared = s->lanes > 1 ? (uint64_t)(s->rows + 1) * cols * s->workgroup : 0; // matvec.comp: lane_sums
-    shared += (uint64_t)cols * s->workgroup;                                            // lane_squares
+    if (v->by == PM_BY_SUBGROUPS && dev->info.subgroup_min < (s->lanes > 1 ? s->lanes : 8)) // matvec.comp says why
+        return false;
+    uint64_t shared =
+        s->lanes > 1 && v->by == PM_BY_MATVEC ? (uint64_t)(s->rows + 1) * cols * s->workgroup : 0; // matvec.comp: lane_sums
+    shared += (uint64_t)cols * s->workgroup;                                                       // lane_squares
     return s->workgroup <= dev->info.max_invocations && 4 * shared <= dev->info.max_shared && s->rows * cols <= MOST_SUMS;
 }
 
 bool pm_variant_same(const pm_variant *a, const pm_variant *b) {
-    return a->by == b->by && (a->by != PM_BY_MATVEC || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
+    bool shaped = a->by == PM_BY_MATVEC || a->by == PM_BY_SUBGROUPS;
+    return a->by == b->by && (!shaped || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
 }
 
 static bool is_made(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant) {
@@ -58,12 +67,16 @@ static bool is_made(const pm_device *dev, const pm_linear_shape *shape, const pm
 // What caps.c says of a device of this class.
 static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
     const pm_caps *caps = &dev->caps;
-    pm_variant matrices = {.name = "default", .by = PM_BY_MATRICES};
+    bool subgroups = caps->use_subgroups && !shape->n_experts, batch = caps->use_subgroup_batch && !shape->n_experts;
+    bool floats = shape->dtype == PM_F32 || shape->dtype == PM_F16 || shape->dtype == PM_BF16;
+    pm_variant v = {.name = "default", .by = PM_BY_MATRICES};
     if (shape->n <= caps->matvec.max_cols || (shape->n_experts && !(shape->epilogue & PM_LINEAR_GROUPED)))
-        return (pm_variant){.name = "default", .shape = caps->matvec};
-    if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &matrices))
-        return matrices;
-    return (pm_variant){.name = "default", .by = caps->use_tiles ? PM_BY_TILES : PM_BY_MATVEC, .shape = caps->matvec_batch};
+        return (pm_variant){.name = "default", .by = subgroups ? PM_BY_SUBGROUPS : PM_BY_MATVEC, .shape = caps->matvec};
+    if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &v))
+        return v;
+    v.by = caps->use_tiles ? PM_BY_TILES : batch ? PM_BY_SUBGROUPS : PM_BY_MATVEC;
+    v.shape = !batch ? caps->matvec_batch : floats ? caps->subgroup_batch_floats : caps->subgroup_batch;
+    return v;
 }
 
 // Whether a row of the table is for this device and product.

@@ -167,9 +167,11 @@ pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n);
 
 // variant.c: the ways to compute the same; op_*.c ask for one, selftest.c and tune.c go through all
 typedef enum pm_product_kernel {
-    PM_BY_MATVEC,  // of `shape`
-    PM_BY_TILES,   // matmul
-    PM_BY_MATRICES // matmul_cm, of caps.coopmat
+    PM_BY_MATVEC,    // of `shape`
+    PM_BY_TILES,     // matmul
+    PM_BY_MATRICES,  // matmul_cm, of caps.coopmat
+    PM_BY_SUBGROUPS, // matvec_sg, of `shape`
+    PM_PRODUCT_KERNEL_COUNT
 } pm_product_kernel;
 typedef struct pm_variant {
     const char *name;

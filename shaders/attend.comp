@@ -31,17 +31,21 @@ bool sees(span s, uint query, uint pos) {
     return pos < s.end && pos <= s.pos + query / GROUP;
 }
 
+void add_chunk(uint c, uint at, uint page, uint pos, uint head, inout float dots[QUERIES]) {
+    float values[KV_CHUNK];
+    key_values(k[at + c * PM_PAGE], key_scale(page, pos, head, c), values);
+    PM_UNROLL for (uint i = 0; i < KV_CHUNK; i++)
+        PM_UNROLL for (uint g = 0; g < QUERIES; g++) dots[g] = fma(values[i], q_group[g * HEAD_DIM + c * KV_CHUNK + i], dots[g]);
+}
+
 void score(uint page, uint pos, uint head, span s, uint asked) {
     float dots[QUERIES];
     PM_UNROLL for (uint g = 0; g < QUERIES; g++) dots[g] = 0;
     uint at = k_at(page, pos, head, a.n_kv_heads, HEAD_DIM);
-    for (uint c = 0; c < HEAD_DIM / KV_CHUNK; c++) {
-        float values[KV_CHUNK];
-        key_values(k[at + c * PM_PAGE], key_scale(page, pos, head, c), values);
-        PM_UNROLL for (uint i = 0; i < KV_CHUNK; i++)
-            PM_UNROLL for (uint g = 0; g < QUERIES; g++)
-                dots[g] = fma(values[i], q_group[g * HEAD_DIM + c * KV_CHUNK + i], dots[g]);
-    }
+    if (QUERIES > 4) // unrolled, RADV has no registers left for more than 4 to 6 waves
+        [[dont_unroll]] for (uint c = 0; c < HEAD_DIM / KV_CHUNK; c++) add_chunk(c, at, page, pos, head, dots);
+    else
+        for (uint c = 0; c < HEAD_DIM / KV_CHUNK; c++) add_chunk(c, at, page, pos, head, dots);
     PM_UNROLL for (uint g = 0; g < QUERIES; g++)
         scores[g * WORKGROUP + gl_LocalInvocationID.x] = sees(s, g, asked) ? dots[g] : LOWEST;
 }

@@ -2,8 +2,15 @@
 // LANES invocations share ROWS rows of W and step through its blocks side by side. LANES = 1 is the form for drivers whose
 // lanes are SIMD slots of a CPU: x is then the same for all lanes (one scalar load), and no lane waits for another.
 // Bytes read an output: a row of W / COLS; x comes from cache.
+// SUBGROUP: lanes that share a row add up by shuffles and take no shared memory (LANES must divide the subgroup); those of LANES = 1
+// load values of x for one another (the subgroup must have 8 at least).
 #version 450
 #extension GL_GOOGLE_include_directive : require
+#ifdef SUBGROUP
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#endif
 #include "common.glsl"
 #define W_BINDING 0
 #define S_BINDING 1
@@ -14,10 +21,14 @@ layout(constant_id = 2) const uint LANES = 1;
 layout(constant_id = 3) const uint ROWS = 2; // even
 layout(constant_id = 4) const uint COLS = 1;
 
-const uint UNITS = WORKGROUP / LANES;   // groups of lanes in a workgroup
-const uint SUMS = (ROWS + 1) * COLS;    // of a lane: a product for each row and column, and the squares under the norm
+const uint UNITS = WORKGROUP / LANES; // groups of lanes in a workgroup
+const bool NORMED = (EPILOGUE & PM_LINEAR_NORM) != 0;
+const uint SUMS = (NORMED ? ROWS + 1 : ROWS) * COLS; // of a lane: a product for each row and column, and the squares under the norm
+const uint PAIRS = ROWS / 2 * COLS;                  // of rows, each with a column
 const bool SHARED_LANES = LANES > 1;
+#ifndef SUBGROUP
 shared float lane_sums[SHARED_LANES ? SUMS * WORKGROUP : 1];
+#endif
 shared float lane_squares[(EPILOGUE & PM_LINEAR_ADD) != 0 ? COLS * WORKGROUP : 1];
 
 float sums[SUMS];
@@ -31,6 +42,26 @@ float fma4(vec4 w, vec4 v, float sum) {
 vec4 load_x(uint c, uint block, uint j) {
     return x[x_rows[c] * (a.x_stride / 4) + block * (PM_BLOCK / 4) + j];
 }
+
+// Columns 8 i .. 8 i + 7 of a block.
+#ifdef SUBGROUP
+layout(binding = 2) readonly buffer XValues {
+    float x_values[]; // the same as x, one by one
+};
+
+// llvmpipe up to Mesa 25 loads for each lane by itself inside a loop, 13 instructions each, even what is the same for all of them: a
+// lane loads one of the eight values and hands it to the others, which is one instruction.
+void load_x_eight(uint c, uint block, uint i, out vec4 lo, out vec4 hi) {
+    float mine = x_values[x_rows[c] * a.x_stride + block * PM_BLOCK + 8 * i + gl_SubgroupInvocationID % 8];
+    lo = vec4(subgroupBroadcast(mine, 0), subgroupBroadcast(mine, 1), subgroupBroadcast(mine, 2), subgroupBroadcast(mine, 3));
+    hi = vec4(subgroupBroadcast(mine, 4), subgroupBroadcast(mine, 5), subgroupBroadcast(mine, 6), subgroupBroadcast(mine, 7));
+}
+#else
+void load_x_eight(uint c, uint block, uint i, out vec4 lo, out vec4 hi) {
+    lo = load_x(c, block, 2 * i);
+    hi = load_x(c, block, 2 * i + 1);
+}
+#endif
 
 // One column: scale and minus are applied to the sums of a part of a block (the half of it where halves have scales of their own, else
 // the whole). More: to each weight, which serves all columns.
@@ -106,7 +137,8 @@ void add_block_small(uint row, uint block) {
             }
         }
         PM_UNROLL for (uint c = 0; c < COLS; c++) {
-            vec4 v0 = load_x(c, block, 2 * i), v1 = load_x(c, block, 2 * i + 1);
+            vec4 v0, v1;
+            load_x_eight(c, block, i, v0, v1);
             if (SCALE_SUMS && W_MINUS != 0)
                 sum_x += dot(v0 + v1, vec4(1));
             PM_UNROLL for (uint r = 0; r < ROWS; r++) {
@@ -128,6 +160,22 @@ void add_block_small(uint row, uint block) {
         PM_UNROLL for (uint r = 0; r < ROWS; r++) add_scaled(r, f[r], 0, dots[r], sum_x);
 }
 
+// Leaves the sums where pair_sums finds them.
+void share_sums() {
+    if (!SHARED_LANES) {
+        PM_UNROLL for (uint i = 0; i < SUMS; i++) finished[i] = sums[i];
+        return;
+    }
+#ifdef SUBGROUP
+    PM_UNROLL for (uint mask = LANES / 2; mask > 0; mask /= 2)
+        PM_UNROLL for (uint i = 0; i < SUMS; i++) sums[i] += subgroupShuffleXor(sums[i], mask);
+#else
+    PM_UNROLL for (uint i = 0; i < SUMS; i++) lane_sums[i * WORKGROUP + gl_LocalInvocationID.x] = sums[i];
+    barrier();
+#endif
+}
+
+#ifndef SUBGROUP
 // The sum number i over the lanes that share the work of this one.
 float sum_lanes(uint i) {
     if (!SHARED_LANES)
@@ -138,11 +186,25 @@ float sum_lanes(uint i) {
         sum += lane_sums[first + l];
     return sum;
 }
+#endif
 
-float norm_scale(uint c) {
-    if ((EPILOGUE & PM_LINEAR_NORM) == 0)
-        return 1.0;
-    return inversesqrt(sum_lanes(ROWS * COLS + c) * a.inv_dim + a.eps);
+// The products of rows 2 (i / COLS) and the next with column i % COLS, and the sum of squares of that column.
+vec3 pair_sums(uint i) {
+    vec3 s = vec3(0);
+#ifdef SUBGROUP
+    if (SHARED_LANES) { // an index that varies would take the sums out of registers
+        PM_UNROLL for (uint k = 0; k < PAIRS; k++)
+            if (k == i)
+                s = vec3(sums[k / COLS * 2 * COLS + k % COLS], sums[(k / COLS * 2 + 1) * COLS + k % COLS],
+                         NORMED ? sums[NORMED ? ROWS * COLS + k % COLS : 0] : 0);
+        return s;
+    }
+#define sum_lanes(i) finished[i]
+#endif
+    s.xy = vec2(sum_lanes(i / COLS * 2 * COLS + i % COLS), sum_lanes((i / COLS * 2 + 1) * COLS + i % COLS));
+    if (NORMED)
+        s.z = sum_lanes(ROWS * COLS + i % COLS);
+    return s;
 }
 
 void main() {
@@ -165,31 +227,25 @@ void main() {
         else
             add_block_small(row, block);
     }
-    if ((EPILOGUE & PM_LINEAR_NORM) != 0)
+    if (NORMED)
         PM_UNROLL for (uint c = 0; c < COLS; c++)
             for (uint i = lane; i < a.n_parts; i += LANES)
                 sums[ROWS * COLS + c] += squares[x_rows[c] * a.squares_stride + i];
+    share_sums();
 
-    if (SHARED_LANES) {
-        PM_UNROLL for (uint i = 0; i < SUMS; i++) lane_sums[i * WORKGROUP + tid] = sums[i];
-        barrier();
-    } else {
-        PM_UNROLL for (uint i = 0; i < SUMS; i++) finished[i] = sums[i];
-    }
-
-    // The lanes of a unit share its pairs of rows; pair i is rows 2 (i / COLS), column i % COLS.
+    // The lanes of a unit share its pairs of sums.
     // (Unrolled, the stores of all pairs were most of what a software driver had to compile.)
-    [[dont_unroll]] for (uint c = 0; c < COLS; c++) {
-        float written = 0;
-        [[dont_unroll]] for (uint r = 0; r < ROWS; r += 2) {
-            bool mine = !SHARED_LANES || (r / 2 * COLS + c) % LANES == lane;
-            if (mine && row + r < a.rows && has_column(c)) {
-                vec2 v = vec2(sum_lanes(r * COLS + c), sum_lanes((r + 1) * COLS + c));
-                written += linear_store(v * norm_scale(c), row + r, y_row(c));
-            }
-        }
+    if ((EPILOGUE & PM_LINEAR_ADD) != 0)
+        [[dont_unroll]] for (uint c = 0; c < COLS; c++) lane_squares[c * WORKGROUP + tid] = 0;
+    [[dont_unroll]] for (uint i = lane; i < PAIRS; i += LANES) {
+        uint c = i % COLS, r = i / COLS * 2;
+        if (row + r >= a.rows || !has_column(c))
+            continue;
+        vec3 s = pair_sums(i);
+        float scale = NORMED ? inversesqrt(s.z * a.inv_dim + a.eps) : 1.0;
+        float written = linear_store(s.xy * scale, row + r, y_row(c));
         if ((EPILOGUE & PM_LINEAR_ADD) != 0)
-            lane_squares[c * WORKGROUP + tid] = written;
+            lane_squares[c * WORKGROUP + tid] += written;
     }
     if ((EPILOGUE & PM_LINEAR_ADD) != 0) {
         barrier();

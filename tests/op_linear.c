@@ -449,6 +449,15 @@ static int open_lanes_4(void **state) {
     return open_shaped("32,4,4,2");
 }
 
+// A lane a row, and few values of x loaded by each for the others.
+static int open_subgroups(void **state) {
+    (void)state;
+    setenv("PM_SUBGROUPS", "1", 1);
+    setenv("PM_TILES", "0", 1);
+    check_open(MEGABYTES);
+    return 0;
+}
+
 static int open_cut(const char *shape) {
     char text[16];
     snprintf(text, sizeof(text), "%d", BINDING);
@@ -504,6 +513,7 @@ static int close_shaped(void **state) {
     unsetenv("PM_MATVEC");
     unsetenv("PM_MATVEC_BATCH");
     unsetenv("PM_TILES");
+    unsetenv("PM_SUBGROUPS");
     unsetenv("PM_MAX_BINDING_BYTES");
     return check_close(state);
 }
@@ -525,6 +535,7 @@ int main(void) {
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);
     failed += cmocka_run_group_tests_name("linear, 4 lanes a row", shaped, open_lanes_4, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, by subgroups", shaped, open_subgroups, close_shaped);
     failed += cmocka_run_group_tests_name("linear, tiles", tiles, open_tiles, close_shaped);
     failed += cmocka_run_group_tests_name("linear, tiles in parts", tiled_parts, open_tiles_cut, close_shaped);
     failed += cmocka_run_group_tests_name("linear, matrices", matrices, open_coopmat, close_shaped);
