@@ -125,6 +125,7 @@ part "suite on $drivers" count tests/drivers.sh "$gcc_build" $drivers
 part "suite under the validation layers" run_validation
 part "suite under ASan and UBSan" run_sanitized
 [ "$mode" != --all ] || part "packages" count tests/package.sh "$gcc_build"
+[ "$mode" != --all ] || part "Windows" count tests/windows.sh
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
 [ "$mode" != --all ] || part "real weights against llama.cpp" count tests/peer.sh "$gcc_build"
 finish
