@@ -127,6 +127,7 @@ part "suite under ASan and UBSan" run_sanitized
 [ "$mode" != --all ] || part "packages" count tests/package.sh "$gcc_build"
 [ "$mode" != --all ] || PM_SLOW='' part "64-bit Arm" count tests/arm.sh
 [ "$mode" != --all ] || part "Android" count tests/android.sh
+[ "$mode" != --all ] || part "Windows" count tests/windows.sh
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
 [ "$mode" != --all ] || part "real weights against llama.cpp" count tests/peer.sh "$gcc_build"
 finish

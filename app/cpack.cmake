@@ -1,5 +1,9 @@
 # Packages of what `cmake --install` puts in place.
-set(CPACK_GENERATOR DEB TGZ)
+if(WIN32)
+  set(CPACK_GENERATOR ZIP)
+else()
+  set(CPACK_GENERATOR DEB TGZ)
+endif()
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "runs language models on any Vulkan device")
 set(CPACK_PACKAGE_VENDOR Pumice)
 set(CPACK_PACKAGE_CONTACT "the authors of Pumice <pumice@localhost>")

@@ -11,7 +11,7 @@ const char *const app_show_words[] = {
 app_show app_show_choose(int given) {
     if (given >= 0)
         return (app_show)given;
-    return pm_is_terminal(1) ? APP_SHOW_DIM : APP_SHOW_PLAIN;
+    return pm_takes_escapes(1) ? APP_SHOW_DIM : APP_SHOW_PLAIN;
 }
 
 pm_status app_view_write(app_view *v, const char *text, size_t n) {

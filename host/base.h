@@ -180,6 +180,8 @@ pm_status pm_stdin_read(size_t limit, char **data, size_t *size);
 int pm_stdin_getc(void);
 // Does a person sit behind the descriptor 0, 1 or 2 of this process?
 bool pm_is_terminal(int descriptor);
+// Is it one that takes escape sequences?
+bool pm_takes_escapes(int descriptor);
 // Does this errno of a write say that the reader has gone?
 bool pm_is_broken_pipe(int error);
 

@@ -145,6 +145,10 @@ bool pm_is_terminal(int descriptor) {
     return isatty(descriptor) == 1;
 }
 
+bool pm_takes_escapes(int descriptor) {
+    return pm_is_terminal(descriptor);
+}
+
 bool pm_is_broken_pipe(int error) {
     return error == EPIPE;
 }

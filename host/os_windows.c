@@ -232,6 +232,11 @@ bool pm_is_terminal(int descriptor) {
     return GetConsoleMode(standard_handle(descriptor), &mode) != 0;
 }
 
+bool pm_takes_escapes(int descriptor) {
+    DWORD mode;
+    return GetConsoleMode(standard_handle(descriptor), &mode) && (mode & ENABLE_VIRTUAL_TERMINAL_PROCESSING);
+}
+
 static UINT old_code_page;
 static DWORD old_mode[3];
 
@@ -290,9 +295,10 @@ static struct typed {
     wchar_t half; // the first of two halves of a character, whose other has not been read
 } typed;
 
-// Reads a line, or the beginning of a long one. Ctrl-Z at its beginning is the end of input, as everywhere on this system.
+// Reads a line, or the beginning of a long one. Ctrl-Z at its beginning is the end of input, as everywhere on this system; Ctrl-D,
+// too.
 static bool type_more(void) {
-    enum { CTRL_Z = 26, ROOM = sizeof(typed.text) / 3 - 1 };
+    enum { CTRL_D = 4, CTRL_Z = 26, ROOM = sizeof(typed.text) / 3 - 1 };
     wchar_t wide[ROOM + 1];
     DWORD n = 0, had = typed.half != 0;
     typed.n = typed.used = 0;
@@ -309,7 +315,7 @@ static bool type_more(void) {
     n += had;
     if (n > 1 && wide[n - 1] >= 0xd800 && wide[n - 1] < 0xdc00)
         typed.half = wide[--n];
-    if (wide[0] == CTRL_Z)
+    if (wide[0] == CTRL_Z || wide[0] == CTRL_D)
         return false;
     typed.n = (size_t)WideCharToMultiByte(CP_UTF8, 0, wide, (int)n, typed.text, sizeof(typed.text), NULL, NULL);
     return typed.n > 0;
