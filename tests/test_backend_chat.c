@@ -126,8 +126,8 @@ static void tells_strangers(void **state) {
         "<|start_header_id|> <|eot_id|> {% if tools %}",
         "<|start_header_id|>",
         "<|start_header_id|> <|eot_id|> {{ strftime_now(\"%d\") }}",
-        "<|start_header_id|> <|eot_id|> \"Cutting Knowledge Date: x\\n\" \"Today Date: \" + date_string + \"\\n\\n\" set "
-        "date_string = now()",
+        ("<|start_header_id|> <|eot_id|> \"Cutting Knowledge Date: x\\n\" \"Today Date: \" + date_string + \"\\n\\n\" set "
+         "date_string = now()"),
         "<|im_start|>system\nBe.<|im_end|> # Tools <args-json-object> <tool_response> <think>",
     };
     for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)
