@@ -21,7 +21,7 @@ static void put(const char *path, const char *text) {
     for (char *p = full + 1; *p; p++)
         if (*p == '/') {
             *p = 0;
-            mkdir(full, 0700);
+            make_folder(full);
             *p = '/';
         }
     assert_int_equal(pm_file_write(full, text, strlen(text)), PM_OK);
