@@ -15,6 +15,8 @@
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
 #include <windows.h>
+#undef near // of 16-bit times
+#undef far
 #include <direct.h>
 #include <wchar.h>
 #include <winioctl.h>
