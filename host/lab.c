@@ -244,10 +244,9 @@ double pm_lab_tolerance(uint32_t length, double size) {
     return FLT_EPSILON * (8 + sqrt(length)) * size;
 }
 
-// Where both factors of a term were rounded to halves before: 2^-11 of each, and eight deviations of the sum where there are many.
+// Where both factors of a term were rounded to halves before: by at most 2^-11 of each.
 double pm_lab_product_tolerance(const pm_lab *lab, uint32_t length, double size) {
-    double halves = lab->halves ? fmin(0x1p-10, 0x1p-8 / sqrt(length)) : 0;
-    return pm_lab_tolerance(length, size) + halves * size;
+    return pm_lab_tolerance(length, size) + (lab->halves ? 0x1p-10 * size : 0);
 }
 
 void pm_lab_compare(pm_lab *lab, double got, double want, double allowed) {

@@ -129,6 +129,7 @@ static void run_add(const linear_case *c) {
 static void run_case(const linear_case *asked) {
     linear_case c = *asked;
     c.cols = check_cols(c.dtype, c.cols);
+    check_few_terms = c.dtype == PM_FP8;
     check_begin();
     check_case("%s, %s (%u, %u), n %u", form_names[c.form], pm_dtype_get(c.dtype)->name, c.rows, c.cols, c.n);
     if (c.form == ADD)
