@@ -159,10 +159,21 @@ static void warn_twice(const pm_gguf_plan *p) {
         pm_log(PM_LOG_WARN, "%zu tensors are quantized already: quantizing the original model loses less", n);
 }
 
+// GGUF says of a mixture of experts that all its layers have them.
+static pm_status check_layers(const pm_file *file) {
+    const pm_config *c = &file->config;
+    for (uint32_t layer = 0; layer < c->n_layers && c->n_experts > 0; layer++)
+        if (!pm_config_has_experts(c, layer))
+            return pm_fail(PM_ERR_UNSUPPORTED, "%s: layer %u has no experts and others do: GGUF's %s cannot say so",
+                           file->shards[0].path, layer, c->architecture);
+    return PM_OK;
+}
+
 static pm_status make(pm_gguf_plan *p) {
     size_t n;
     uint64_t offset = 0;
     const pm_tensor_view *sources = pm_file_tensors(p->file, &n);
+    PM_TRY(check_layers(p->file));
     p->tensors = pm_calloc(n, 2 * sizeof(*p->tensors)); // each may become two halves
     if (!p->tensors)
         return pm_no_memory(p->file->shards[0].path);

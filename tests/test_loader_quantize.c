@@ -224,6 +224,13 @@ static void what_fails_leaves_nothing(void **state) {
     assert_int_equal(pm_quantize(source, temp_path("absent/x.gguf"), &o, &r), PM_ERR_IO);
     assert_int_equal(count_files(), before);
     pm_file_close(&source);
+
+    source = open_model(PM_TEST_DATA "/checkpoints/qwen3moe");
+    source->config.dense_layers[0] |= 2;
+    assert_int_equal(pm_quantize(source, path, &o, &r), PM_ERR_UNSUPPORTED);
+    assert_non_null(strstr(pm_error_text(), "layer 1 has no experts"));
+    assert_int_equal(count_files(), before);
+    pm_file_close(&source);
 }
 
 static void every_allocation_may_fail(void **state) {
