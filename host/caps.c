@@ -201,7 +201,7 @@ static bool lay_coopmat(const pm_device_info *info, pm_coopmat_shape *shape) {
 
 static uint32_t has(const pm_device_info *info) {
     uint32_t bits = 0;
-    if (info->subgroup_arithmetic)
+    if (info->subgroup_arithmetic && info->subgroup_min >= 8) // matvec.comp says why
         bits |= PM_NEED_SUBGROUP;
     if (info->f16_arithmetic && info->f16_storage)
         bits |= PM_NEED_F16;
@@ -217,7 +217,7 @@ static uint32_t has(const pm_device_info *info) {
 static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
     const char *version = info->driver_info + strcspn(info->driver_info, "0123456789"); // "Mesa 25.0.7"; the number of it is 1
     unsigned long major = strtoul(version, NULL, 10);
-    bool lavapipe = info->driver_id == VK_DRIVER_ID_MESA_LLVMPIPE && info->subgroup_min >= 8 && caps->has & PM_NEED_SUBGROUP;
+    bool lavapipe = info->driver_id == VK_DRIVER_ID_MESA_LLVMPIPE && caps->has & PM_NEED_SUBGROUP;
     caps->use_subgroups = lavapipe && major == 25;
     caps->use_subgroup_batch = lavapipe && major >= 25;
 }
@@ -228,7 +228,7 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
     override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
-    override_u32("PM_SUBGROUPS", 0, caps->has & PM_NEED_SUBGROUP && info->subgroup_min >= 8, &subgroups);
+    override_u32("PM_SUBGROUPS", 0, caps->has & PM_NEED_SUBGROUP, &subgroups);
     override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
     override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);

@@ -22,7 +22,7 @@
 #include "host/host.h"
 
 // Bits of what a kernel needs beyond Vulkan 1.1 (column `needs` of shaders/kernels.txt).
-#define PM_NEED_SUBGROUP 1u // subgroup arithmetic, ballot and shuffle in compute
+#define PM_NEED_SUBGROUP 1u // subgroups of 8 lanes at least, with arithmetic, ballot and shuffle in compute
 #define PM_NEED_F16      2u // shaderFloat16
 #define PM_NEED_INT_DOT  4u // packed 4x8 integer dot product
 #define PM_NEED_COOPMAT  8u // VK_KHR_cooperative_matrix, f16 x f16 -> f32

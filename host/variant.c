@@ -46,7 +46,7 @@ static bool fits(const pm_device *dev, const pm_linear_shape *shape, const pm_va
         return dev->caps.has & PM_NEED_COOPMAT;
     if (v->by == PM_BY_TILES)
         return PM_TILE_ROWS * PM_TILE_COLS / 16 <= dev->info.max_invocations;
-    if (v->by == PM_BY_SUBGROUPS && dev->info.subgroup_min < (s->lanes > 1 ? s->lanes : 8)) // matvec.comp says why
+    if (v->by == PM_BY_SUBGROUPS && dev->info.subgroup_min < s->lanes)
         return false;
     uint64_t shared =
         s->lanes > 1 && v->by == PM_BY_MATVEC ? (uint64_t)(s->rows + 1) * cols * s->workgroup : 0; // matvec.comp: lane_sums
