@@ -9,19 +9,27 @@ pumice=$1 peer=$2 smollm2=${3:-}
 . "${0%/*}/expect.sh"
 here=$(cd "${0%/*}" && pwd)
 [ -x "$peer/llama-quantize" ] || { echo "skipped: $peer has no llama-quantize" && exit 77; }
+mesa=${XDG_CACHE_HOME:-$HOME/.cache}/pumice-build/mesa-26
+[ -d "$mesa" ] || { echo "skipped: no $mesa: tests/drivers.sh BUILD mesa-26 fetches it" && exit 77; }
 
 # What goes on with TEXT, without the end that the peer writes out: "[end of text]" and empty lines.
 text_of() {
     sed 's/ \[end of text\]$//' "$1" | awk '{ a[NR] = $0 } END { while (NR && a[NR] == "") NR--; for (i = 1; i <= NR; i++) print a[i] }'
 }
 
+# The peer on its Vulkan backend in floats, for on the CPU it rounds activations to 8 bits.
+in_floats() {
+    VK_DRIVER_FILES=$mesa/usr/share/vulkan/icd.d/lvp_icd.json PEER_LIBS=$(echo "$mesa"/usr/lib/*-linux-gnu) GGML_VK_VISIBLE_DEVICES=0 \
+        GGML_VK_DISABLE_F16=1 GGML_VK_DISABLE_COOPMAT=1 GGML_VK_DISABLE_INTEGER_DOT_PRODUCT=1 "$@" -ngl 99
+}
+
 # ids FILE TEXT: on both sides, the ids of the 32 tokens that follow. The peer sometimes loses its last words: it is asked again.
 ids() {
-    "$pumice" run "$1" --raw -p "$2" -n 32 --temp 0 >"$tmp/raw" 2>"$err" || bad "does not run" "$1"
+    "$pumice" run "$1" --raw -p "$2" -n 32 --temp 0 --precision f32 >"$tmp/raw" 2>"$err" || bad "does not run" "$1"
     text_of "$tmp/raw" >"$tmp/ours"
     for _ in 1 2 3 4 5; do
-        "$peer/llama-completion" -m "$1" -p "$2" -n 32 --temp 0 -no-cnv --no-display-prompt --device none >"$tmp/raw" 2>"$err" \
-            </dev/null || bad "the peer does not run it" "$1"
+        in_floats "$peer/llama-completion" -m "$1" -p "$2" -n 32 --temp 0 -no-cnv --no-display-prompt -ctk f32 -ctv f32 -fa off \
+            >"$tmp/raw" 2>"$err" </dev/null || bad "the peer does not run it" "$1"
         text_of "$tmp/raw" >"$tmp/theirs"
         ! cmp -s "$tmp/ours" "$tmp/theirs" || break
     done
