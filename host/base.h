@@ -131,8 +131,7 @@ uint16_t pm_f32_to_f16(float f);
 float pm_bf16_to_f32(uint16_t b);
 uint16_t pm_f32_to_bf16(float f);
 
-// ---- operating system (os*.c, program_*.c)
-// ------------------------------------------------------------------------------------------
+// ---- operating system (os*.c, program_*.c) ------------------------------------------------------------------------------
 
 // A read-only mapping of a whole file. Zero-initialise; close takes half-built ones. An empty file maps to size 0, data NULL.
 // path "fd:5" is the file behind an open descriptor, which stays the caller's and may be closed at once; not on Windows.

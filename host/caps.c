@@ -24,9 +24,8 @@ static const profile cpu_profile = {
     // 4 columns: 8 are 4 % faster and take LLVM twice as long to compile.
     .matvec = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 4},
     .matvec_batch = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 4},
-    // pp64 of 8 rows by 4 columns, 8 by 8, 4 by 16, CPU ms a token: lavapipe 25 Q4_0 10.2, 8.2, 9.1, F16 14.3, 11.4, 10.6; lavapipe
-    // 26
-    // Q4_0 6.1, 4.9, 5.0, F16 8.1, 6.4, 5.5 (four layers of Qwen3-0.6B)
+    // pp64 of 8 rows by 4 columns, 8 by 8, 4 by 16, CPU ms a token: lavapipe 25 Q4_0 10.2, 8.2, 9.1, F16 14.3, 11.4, 10.6;
+    // lavapipe 26 Q4_0 6.1, 4.9, 5.0, F16 8.1, 6.4, 5.5 (four layers of Qwen3-0.6B)
     .subgroup_batch = {.workgroup = 16, .lanes = 1, .rows = 8, .max_cols = 8},
     .subgroup_batch_floats = {.workgroup = 16, .lanes = 1, .rows = 4, .max_cols = 16},
     .use_tiles = false,

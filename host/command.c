@@ -623,3 +623,9 @@ pm_status pm_cmd_wait(pm_cmd *cmd) {
     VK_TRY(result);
     return PM_OK;
 }
+
+pm_status pm_cmd_run(pm_cmd *cmd) {
+    PM_TRY(pm_cmd_end(cmd));
+    PM_TRY(pm_cmd_submit(cmd));
+    return pm_cmd_wait(cmd);
+}

@@ -158,11 +158,7 @@ static pm_status zero_on_device(pm_buffer *b) {
     PM_TRY(pm_cmd_open(b->dev, "zero", &cmd));
     pm_cmd_begin(cmd);
     pm_cmd_zero(cmd, pm_buffer_all(b));
-    pm_status status = pm_cmd_end(cmd);
-    if (status == PM_OK)
-        status = pm_cmd_submit(cmd);
-    if (status == PM_OK)
-        status = pm_cmd_wait(cmd);
+    pm_status status = pm_cmd_run(cmd);
     pm_cmd_close(&cmd);
     return status;
 }

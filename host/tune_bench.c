@@ -71,11 +71,7 @@ static pm_status find_routes(bench *b) {
     PM_TRY(pm_cmd_open(b->dev, "routes", &cmd));
     pm_cmd_begin(cmd);
     pm_op_route(cmd, &b->routes, logits, true);
-    status = pm_cmd_end(cmd);
-    if (status == PM_OK)
-        status = pm_cmd_submit(cmd);
-    if (status == PM_OK)
-        status = pm_cmd_wait(cmd);
+    status = pm_cmd_run(cmd);
     pm_cmd_close(&cmd);
     return status;
 }
