@@ -109,6 +109,7 @@ pm_status pm_session_rehearse(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
 static pm_status record(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
+    pm_cmd_fast(cmd, s->act.quants);
     PM_TRY(pm_session_rehearse(s, p, cmd));
     pm_cmd_begin(cmd);
     return record_pass(s, p, cmd);

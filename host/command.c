@@ -39,6 +39,7 @@ struct pm_cmd {
     pm_kernel_use *uses; // of a rehearsal
     int n_uses, uses_capacity;
     bool exact;
+    pm_slice quants;
     bool stale;           // one of them was found bad
     bool noting;          // products too
     pm_problem *problems; // the products of a rehearsal by shape
@@ -260,6 +261,14 @@ bool pm_cmd_is_exact(const pm_cmd *cmd) {
     return cmd->exact;
 }
 
+void pm_cmd_fast(pm_cmd *cmd, pm_slice quants) {
+    cmd->quants = quants;
+}
+
+pm_slice pm_cmd_quants(const pm_cmd *cmd) {
+    return cmd->quants;
+}
+
 void pm_cmd_label(pm_cmd *cmd, const char *label) {
     cmd->label = label;
 }
@@ -358,8 +367,8 @@ static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
     for (int i = 0; i < cmd->n_problems; i++) {
         const pm_linear_shape *s = &cmd->problems[i].shape;
         if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
-            s->n == shape->n && s->exact == shape->exact && s->n_experts == shape->n_experts && s->n_used == shape->n_used &&
-            s->tile == shape->tile)
+            s->n == shape->n && s->exact == shape->exact && s->fast == shape->fast && s->n_experts == shape->n_experts &&
+            s->n_used == shape->n_used && s->tile == shape->tile)
             return &cmd->problems[i];
     }
     return NULL;

@@ -437,6 +437,10 @@ static const struct fixed_use {
 } fixed_uses[] = {
     {"embed_", 1, {32}},
     {"gather", 1, {64}},
+    {"quantize", 3, {64, 0, 0}},
+    {"quantize", 3, {64, 0, 1}},
+    {"quantize", 3, {64, 1, 0}},
+    {"quantize", 3, {64, 1, 1}},
     {"rope_store_", 4, {32, 128, 1, 0}},
     {"rope_store_", 4, {16, 64, 0, 1}},
     {"attend_merge", 2, {64, 128}},
@@ -516,7 +520,7 @@ static pm_status add_products(use_list *l, const pm_device *dev, pm_dtype dtype)
                                          PM_LINEAR_NORM | PM_LINEAR_BIAS};
     pm_variant v;
     for (uint32_t e = 0; e < (dtype == PM_F16 ? 4 : 2); e++) {
-        pm_linear_shape shape = {.dtype = dtype, .epilogue = epilogues[e], .n = e % 2 ? 64 : 1};
+        pm_linear_shape shape = {.dtype = dtype, .epilogue = epilogues[e], .n = e % 2 ? 64 : 1, .fast = true};
         for (int i = 0; pm_variant_at(dev, &shape, i, &v); i++)
             PM_TRY(add_variant(l, dev, &shape, &v));
     }
