@@ -132,6 +132,7 @@ typedef enum pm_fate {
     PM_FATE_COUNT
 } pm_fate;
 const char *pm_fate_name(pm_fate fate);
+bool pm_fate_read(const char *text, pm_fate *fate);
 
 typedef struct pm_verdict {
     pm_kernel_use use;
