@@ -310,7 +310,6 @@ const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);
-pm_status pm_cmd_run(pm_cmd *cmd);         // ends the recording, submits it and waits
 bool pm_cmd_is_running(const pm_cmd *cmd); // or its wait failed, and nobody knows
 
 #endif
