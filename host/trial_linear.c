@@ -107,10 +107,7 @@ static void try_linear_add(pm_lab *lab, product *p) {
     float *x = pm_lab_floats(lab, (size_t)p->n * p->rows, -2, 2);
     float *gain = pm_lab_floats(lab, p->rows, -0.5f, 1.5f);
     pm_tensor packed_gain = pm_lab_vector(lab, gain, p->rows), in = pm_lab_activation(lab, p->n, p->cols, src);
-    pm_hidden h = {.x = pm_lab_activation(lab, p->n, p->rows, x),
-                   .normed = pm_lab_activation(lab, p->n, p->rows, NULL),
-                   .squares = pm_lab_activation(lab, p->n, p->rows, NULL),
-                   .eps = 1e-6f};
+    pm_hidden h = pm_lab_hidden(lab, p->n, p->rows, x);
     take_quants(lab, p);
     if (!pm_lab_ok(lab))
         return;
