@@ -14,6 +14,10 @@ static const struct fixed_use {
 } fixed_uses[] = {
     {"embed_", 1, {32}},
     {"gather", 1, {64}},
+    {"quantize", 3, {64, 0, 0}},
+    {"quantize", 3, {64, 0, 1}},
+    {"quantize", 3, {64, 1, 0}},
+    {"quantize", 3, {64, 1, 1}},
     {"rope_store_", 4, {32, 128, 1, 0}},
     {"rope_store_", 4, {16, 64, 0, 1}},
     {"attend_merge", 2, {64, 128}},
@@ -75,10 +79,10 @@ static pm_status add_variant(pm_verdicts *l, const pm_device *dev, const pm_line
 // a second one costs is the time of a software driver's compiler, and what is left out is tried where it is first used. The
 // defaults of both have theirs always; all four are of halves.
 static pm_status add_products(pm_verdicts *l, const pm_device *dev, pm_dtype dtype) {
-    const pm_linear_shape shapes[] = {{.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU, .n = 1},
-                                      {.dtype = dtype, .epilogue = PM_LINEAR_ADD, .n = 64},
-                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM, .n = 1},
-                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_BIAS, .n = 64}};
+    const pm_linear_shape shapes[] = {{.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU, .n = 1, .fast = true},
+                                      {.dtype = dtype, .epilogue = PM_LINEAR_ADD, .n = 64, .fast = true},
+                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM, .n = 1, .fast = true},
+                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_BIAS, .n = 64, .fast = true}};
     pm_variant v;
     for (int i = 0; pm_variant_at(dev, &shapes[0], i, &v); i++)
         for (int e = 0; e < (dtype == PM_F16 ? 4 : 2); e++)
