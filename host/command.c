@@ -522,7 +522,8 @@ pm_status pm_cmd_wait(pm_cmd *cmd) {
         return pm_fail(PM_ERR_CANCELLED, "%s did not end within %" PRIu64 " ms", cmd->name, limit / 1000000);
     if (result == VK_SUCCESS || result == VK_ERROR_DEVICE_LOST)
         cmd->state = CMD_READY; // else it may still be running
-    VK_TRY(result);
+    if (result < 0)
+        return pm_vk_fail(result, "vkWaitForFences");
     note_run(cmd);
     return PM_OK;
 }
