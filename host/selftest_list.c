@@ -77,7 +77,7 @@ static pm_status add_variant(pm_verdicts *l, const pm_device *dev, const pm_line
 
 // A product's every variant for a type, of one row of x with one epilogue or of many with another, in turns from type to type: what
 // a second one costs is the time of a software driver's compiler, and what is left out is tried where it is first used. The
-// defaults of both have theirs always, in bytes and in floats; all four are of halves.
+// defaults of both, also of --precision fast, have theirs always; all four are of halves.
 static pm_status add_products(pm_verdicts *l, const pm_device *dev, pm_dtype dtype) {
     const pm_linear_shape shapes[] = {{.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU, .n = 1, .fast = true},
                                       {.dtype = dtype, .epilogue = PM_LINEAR_ADD, .n = 64, .fast = true},
@@ -86,13 +86,13 @@ static pm_status add_products(pm_verdicts *l, const pm_device *dev, pm_dtype dty
     pm_variant v;
     for (int i = 0; pm_variant_at(dev, &shapes[0], i, &v); i++)
         for (int e = 0; e < (dtype == PM_F16 ? 4 : 2); e++)
-            if (dtype == PM_F16 || i == 0 || (i + (int)dtype) % 2 == e)
+            if (dtype == PM_F16 || (i + (int)dtype) % 2 == e)
                 PM_TRY(add_variant(l, dev, &shapes[e], &v));
-    pm_linear_shape usual[] = {shapes[1], shapes[0], shapes[1]};
-    usual[1].fast = usual[2].fast = false;
-    for (int i = 0; i < 3; i++) {
-        pm_variant_at(dev, &usual[i], 0, &v);
-        PM_TRY(add_variant(l, dev, &usual[i], &v));
+    for (int d = 0; d < 4; d++) {
+        pm_linear_shape shape = shapes[d / 2];
+        shape.fast = d % 2;
+        pm_variant_at(dev, &shape, 0, &v);
+        PM_TRY(add_variant(l, dev, &shape, &v));
     }
     return PM_OK;
 }
