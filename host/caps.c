@@ -40,6 +40,8 @@ static const profile cpu_profile = {
 static const profile gpu_profile = {
     .matvec = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
     .matvec_batch = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
+    .subgroup_batch = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8}, // only where it is asked for
+    .subgroup_batch_floats = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
     .use_tiles = true,
     .attend_split = 256,
     .max_chunk = 256,
@@ -221,6 +223,14 @@ static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
     caps->use_subgroup_batch = lavapipe && major >= 25;
 }
 
+// Lanes that add up by shuffles are of one subgroup.
+static void fit_lanes(const pm_device_info *info, pm_caps *caps) {
+    pm_matvec_shape *shapes[] = {&caps->matvec, &caps->subgroup_batch, &caps->subgroup_batch_floats};
+    for (int i = caps->use_subgroups ? 0 : 1; i < (caps->use_subgroup_batch ? 3 : 1); i++)
+        if (shapes[i]->lanes > info->subgroup_min)
+            shapes[i]->lanes = info->subgroup_min;
+}
+
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited,
              subgroups = 2; // 2: as was chosen
@@ -268,6 +278,7 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
     lay_coopmat(info, &caps->coopmat);
     choose_subgroups(info, caps);
     apply_overrides(info, caps);
+    fit_lanes(info, caps);
 }
 
 void pm_caps_limit(pm_device_info *info) {
