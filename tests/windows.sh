@@ -104,7 +104,7 @@ find_tools
 headers=$cache/vulkan-headers-1.4/usr/include # never those of /usr/include, which has the C library's beside them
 export CFLAGS=-pedantic-errors
 if ! (build "$build" -DPM_TESTS=ON -DPM_WERROR=ON "-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O2 -g" -DCMAKE_TOOLCHAIN_FILE="$root/tests/mingw.cmake" \
-    -DCMAKE_CROSSCOMPILING_EMULATOR=wine); then
+    -DCMAKE_CROSSCOMPILING_EMULATOR=wine -DPM_TEST_TIMEOUT=3600); then
     echo "    FAILED: the cross build"
     tally 0 1 0
     sum
