@@ -146,6 +146,7 @@ void pm_cmd_begin(pm_cmd *cmd);  // forgets what was recorded; must not be runni
 pm_status pm_cmd_end(pm_cmd *cmd);
 pm_status pm_cmd_submit(pm_cmd *cmd); // returns at once; not again before pm_cmd_wait
 pm_status pm_cmd_wait(pm_cmd *cmd);   // until the last submit is done; fine when there is none
+pm_status pm_cmd_run(pm_cmd *cmd);    // ends the recording, submits it and waits
 pm_device *pm_cmd_device(const pm_cmd *cmd);
 
 // Begins a rehearsal: until pm_cmd_end everything is checked and the kernels are noted, nothing is recorded. pm_cmd_prepare then

@@ -57,6 +57,8 @@ pm_slice pm_lab_take(pm_lab *lab, uint64_t size);
 pm_slice pm_lab_put(pm_lab *lab, const void *words, size_t count);
 // An activation with the padding of its rows; values NULL: no numbers.
 pm_tensor pm_lab_activation(pm_lab *lab, uint32_t rows, uint32_t cols, const float *values);
+// The stream of `rows` that a verb adds to, with room for what it leaves there; x NULL: no numbers.
+pm_hidden pm_lab_hidden(pm_lab *lab, uint32_t rows, uint32_t dim, const float *x);
 uint32_t *pm_lab_words(const pm_lab *lab, pm_slice slice);        // of a piece before the run
 const uint32_t *pm_lab_result(const pm_lab *lab, pm_slice slice); // and after it
 float pm_lab_float(const uint32_t *words, uint64_t at);

@@ -86,10 +86,7 @@ static void try_linear_add(pm_lab *lab, const product *p) {
     float *src = pm_lab_floats(lab, (size_t)p->n * p->cols, -2, 2), *x = pm_lab_floats(lab, (size_t)p->n * p->rows, -2, 2);
     float *gain = pm_lab_floats(lab, p->rows, -0.5f, 1.5f);
     pm_tensor packed_gain = pm_lab_vector(lab, gain, p->rows), in = pm_lab_activation(lab, p->n, p->cols, src);
-    pm_hidden h = {.x = pm_lab_activation(lab, p->n, p->rows, x),
-                   .normed = pm_lab_activation(lab, p->n, p->rows, NULL),
-                   .squares = pm_lab_activation(lab, p->n, p->rows, NULL),
-                   .eps = 1e-6f};
+    pm_hidden h = pm_lab_hidden(lab, p->n, p->rows, x);
     if (!pm_lab_ok(lab))
         return;
     pm_lab_begin(lab);

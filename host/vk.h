@@ -133,6 +133,7 @@ typedef enum pm_fate {
     PM_FATE_COUNT
 } pm_fate;
 const char *pm_fate_name(pm_fate fate);
+bool pm_fate_read(const char *text, pm_fate *fate);
 
 typedef struct pm_verdict {
     pm_kernel_use use;
@@ -310,7 +311,6 @@ const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);
-pm_status pm_cmd_run(pm_cmd *cmd);         // ends the recording, submits it and waits
 bool pm_cmd_is_running(const pm_cmd *cmd); // or its wait failed, and nobody knows
 
 #endif
