@@ -266,6 +266,14 @@ bool pm_cmd_is_exact(const pm_cmd *cmd) {
     return cmd->exact;
 }
 
+void pm_cmd_fast(pm_cmd *cmd, pm_slice quants) {
+    cmd->quants = quants;
+}
+
+pm_slice pm_cmd_quants(const pm_cmd *cmd) {
+    return cmd->quants;
+}
+
 static void assert_fits(pm_slice slice) {
     assert(slice.offset <= slice.buffer->size && slice.size <= slice.buffer->size - slice.offset);
     (void)slice;

@@ -201,6 +201,12 @@ pm_status pm_tune_plan(const pm_device *dev, pm_tune_row **rows, int *n);
 void pm_cmd_exact(pm_cmd *cmd, bool exact);
 bool pm_cmd_is_exact(const pm_cmd *cmd);
 
+// From now on products may round activations to bytes, where that is faster: n rows of x at a time whose pm_quants_bytes fit into
+// `quants`, scratch that they overwrite. A slice without a buffer: none may.
+void pm_cmd_fast(pm_cmd *cmd, pm_slice quants);
+pm_slice pm_cmd_quants(const pm_cmd *cmd);
+uint64_t pm_quants_bytes(uint32_t n, uint32_t cols);
+
 void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src); // sizes equal, multiples of 4
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst);
 

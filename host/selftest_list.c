@@ -14,6 +14,10 @@ static const struct fixed_use {
 } fixed_uses[] = {
     {"embed_", 1, {32}},
     {"gather", 1, {64}},
+    {"quantize", 3, {64, 0, 0}},
+    {"quantize", 3, {64, 0, 1}},
+    {"quantize", 3, {64, 1, 0}},
+    {"quantize", 3, {64, 1, 1}},
     {"rope_store_", 4, {32, 128, 1, 0}},
     {"rope_store_", 4, {16, 64, 0, 1}},
     {"attend_merge", 2, {64, 128}},
@@ -73,19 +77,24 @@ static pm_status add_variant(pm_verdicts *l, const pm_device *dev, const pm_line
 
 // A product's every variant for a type, of one row of x with one epilogue or of many with another, in turns from type to type: what
 // a second one costs is the time of a software driver's compiler, and what is left out is tried where it is first used. The
-// defaults of both have theirs always; all four are of halves.
+// defaults of both, also of --precision fast, have theirs always; all four are of halves.
 static pm_status add_products(pm_verdicts *l, const pm_device *dev, pm_dtype dtype) {
-    const pm_linear_shape shapes[] = {{.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU, .n = 1},
-                                      {.dtype = dtype, .epilogue = PM_LINEAR_ADD, .n = 64},
-                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM, .n = 1},
-                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_BIAS, .n = 64}};
+    const pm_linear_shape shapes[] = {{.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU, .n = 1, .fast = true},
+                                      {.dtype = dtype, .epilogue = PM_LINEAR_ADD, .n = 64, .fast = true},
+                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM, .n = 1, .fast = true},
+                                      {.dtype = dtype, .epilogue = PM_LINEAR_NORM | PM_LINEAR_BIAS, .n = 64, .fast = true}};
     pm_variant v;
     for (int i = 0; pm_variant_at(dev, &shapes[0], i, &v); i++)
         for (int e = 0; e < (dtype == PM_F16 ? 4 : 2); e++)
-            if (dtype == PM_F16 || i == 0 || (i + (int)dtype) % 2 == e)
+            if (dtype == PM_F16 || (i + (int)dtype) % 2 == e)
                 PM_TRY(add_variant(l, dev, &shapes[e], &v));
-    pm_variant_at(dev, &shapes[1], 0, &v);
-    return add_variant(l, dev, &shapes[1], &v);
+    for (int d = 0; d < 4; d++) {
+        pm_linear_shape shape = shapes[d / 2];
+        shape.fast = d % 2;
+        pm_variant_at(dev, &shape, 0, &v);
+        PM_TRY(add_variant(l, dev, &shape, &v));
+    }
+    return PM_OK;
 }
 
 // The same with experts, one by one and grouped: one of the four in turns, tiles one of the two that are grouped.

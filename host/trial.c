@@ -35,6 +35,9 @@ static const struct trial_case {
 } cases[] = {
     {"embed_", pm_lab_read_dtype, pm_try_embed},
     {"gather", NULL, pm_try_gather},
+    {"quantize", NULL, pm_try_quantize},
+    {"matvec_dot_", pm_lab_read_dtype, pm_try_matvec_dot},
+    {"matmul_dot_", pm_lab_read_dtype, pm_try_matmul_dot},
     {"matvec_sg_", pm_lab_read_dtype, pm_try_matvec_sg},
     {"matvec_", pm_lab_read_dtype, pm_try_matvec},
     {"matmul_cm_", pm_lab_read_dtype, pm_try_matmul_cm},
