@@ -105,13 +105,14 @@ static void write_product(pm_text *text, const pm_plan_entry *e) {
                 how_text(e), kernel_names[e->variant.by], s->workgroup, s->lanes, s->rows, s->max_cols, e->usual_us, e->us);
 }
 
-// "attend F16 HEADS KV_HEADS DIM N LENGTH HOW SPLIT ROWS US US"
+// "attend F16 HEADS KV_HEADS DIM N LENGTH HOW SPLIT ROWS SUBGROUPS US US"
 static void write_attention(pm_text *text, const pm_plan_entry *e) {
     const pm_attend_shape *a = &e->attend;
     pm_text_add(text,
-                "attend %s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %" PRIu32 " %" PRIu32 " %.1f %.1f\n",
+                "attend %s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %" PRIu32 " %" PRIu32 " %" PRIu32
+                " %.1f %.1f\n",
                 pm_dtype_get(a->dtype)->name, a->n_heads, a->n_kv_heads, a->head_dim, a->n, a->length, how_text(e), e->way.split,
-                e->way.rows, e->usual_us, e->us);
+                e->way.rows, e->way.subgroups, e->usual_us, e->us);
 }
 
 static bool read_dtype(const char *name, pm_dtype *dtype) {
@@ -165,11 +166,13 @@ static bool read_attention(const pm_device *dev, const char *line, pm_plan_entry
     char dtype[16], how[8];
     pm_attend_shape *a = &e->attend;
     e->attends = true;
-    int n = sscanf(
-        line, "attend %15s %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %7s %" SCNu32 " %" SCNu32 " %lf %lf", dtype,
-        &a->n_heads, &a->n_kv_heads, &a->head_dim, &a->n, &a->length, how, &e->way.split, &e->way.rows, &e->usual_us, &e->us);
+    int n = sscanf(line,
+                   "attend %15s %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %7s %" SCNu32 " %" SCNu32 " %" SCNu32
+                   " %lf %lf",
+                   dtype, &a->n_heads, &a->n_kv_heads, &a->head_dim, &a->n, &a->length, how, &e->way.split, &e->way.rows,
+                   &e->way.subgroups, &e->usual_us, &e->us);
     e->rows = pm_plan_class(a->n);
-    return n == 11 && a->n > 0 && a->n_kv_heads > 0 && read_how(how, e) && read_dtype(dtype, &a->dtype) &&
+    return n == 12 && a->n > 0 && a->n_kv_heads > 0 && read_how(how, e) && read_dtype(dtype, &a->dtype) &&
            pm_attend_has_way(dev, a, &e->way);
 }
 
@@ -248,7 +251,7 @@ static void describe_attention(const pm_plan_entry *e, pm_tune_row *row) {
     row->rows = e->attend.n_heads;
     row->cols = e->attend.length;
     if (e->rows == PM_ROWS_MANY)
-        snprintf(row->variant, sizeof(row->variant), "%" PRIu32 " rows", e->way.rows);
+        snprintf(row->variant, sizeof(row->variant), "%" PRIu32 " rows%s", e->way.rows, e->way.subgroups ? ", matrices" : "");
     else
         snprintf(row->variant, sizeof(row->variant), "split %" PRIu32, e->way.split);
 }

@@ -227,8 +227,9 @@ typedef struct pm_attend_shape {
     uint32_t length; // positions
 } pm_attend_shape;
 typedef struct pm_attend_way {
-    uint32_t split; // positions that a workgroup takes, a multiple of PM_PAGE; 0: all
-    uint32_t rows;  // that it takes of those with consecutive positions
+    uint32_t split;     // positions that a workgroup takes, a multiple of PM_PAGE; 0: all
+    uint32_t rows;      // that it takes of those with consecutive positions
+    uint32_t subgroups; // of the workgroup, where it is attend_cm, which is for consecutive rows; 0: attend
 } pm_attend_way;
 // Number i of the ways that this device may take, the default first; false behind the last.
 bool pm_attend_way_at(const pm_device *dev, const pm_attend_shape *shape, int i, pm_attend_way *way);
