@@ -44,7 +44,9 @@ typedef struct pm_coopmat_shape {
     uint32_t m, n, k;             // rows of w, rows of x, columns of a matrix
     uint32_t rows, cols;          // of a workgroup's tile: rows of w, a multiple of the workgroup; rows of x
     uint32_t down;                // subgroups above one another
+    uint32_t buffers;             // for blocks in shared memory: 1 or 2
 } pm_coopmat_shape;
+uint64_t pm_coopmat_shared(const pm_coopmat_shape *shape); // bytes that the kernel declares, at most
 
 typedef struct pm_caps {
     pm_device_class device_class;

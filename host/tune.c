@@ -7,8 +7,11 @@
 #include <string.h>
 
 static const char *const class_names[] = {"one", "few", "many"};
-static const char *const kernel_names[] = {
-    [PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices", [PM_BY_SUBGROUPS] = "subgroups"};
+static const char *const kernel_names[] = {[PM_BY_MATVEC] = "matvec",
+                                           [PM_BY_TILES] = "tiles",
+                                           [PM_BY_MATRICES] = "matrices",
+                                           [PM_BY_SUBGROUPS] = "subgroups",
+                                           [PM_BY_BUFFERS] = "buffers"};
 #define EXACT 0x100u // in a file: a bit of the epilogue
 
 struct pm_tuned {
@@ -234,11 +237,11 @@ static void describe_product(const pm_plan_entry *e, pm_tune_row *row) {
     row->dtype = pm_dtype_get(e->shape.dtype)->name;
     row->rows = e->shape.rows;
     row->cols = e->shape.cols;
-    if (e->variant.by == PM_BY_TILES || e->variant.by == PM_BY_MATRICES)
+    if (e->variant.by == PM_BY_TILES || (pm_variant_is_matrices(&e->variant) && s->workgroup == 0))
         snprintf(row->variant, sizeof(row->variant), "%s", kernel_names[e->variant.by]);
     else
-        snprintf(row->variant, sizeof(row->variant), "%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32, s->workgroup, s->lanes,
-                 s->rows, s->max_cols);
+        snprintf(row->variant, sizeof(row->variant), "%s%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32,
+                 pm_variant_is_matrices(&e->variant) ? "matrices " : "", s->workgroup, s->lanes, s->rows, s->max_cols);
     if (epilogue & PM_LINEAR_GLU)
         row->op = experts ? "experts_glu" : "norm_glu";
     else

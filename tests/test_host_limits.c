@@ -166,12 +166,12 @@ static void matrices_need_their_shared_memory(void **state) {
     info.coopmats[0] = (pm_coopmat_info){16, 16, 16, "f16", "f32"};
     pm_caps_fill(&info, &caps);
     const pm_coopmat_shape *c = &caps.coopmat;
-    const uint32_t spec[] = {c->workgroup, PM_LINEAR_NORM | PM_LINEAR_ADD, 32, 16, 16, 16, c->rows, c->cols, c->down};
+    const uint32_t spec[] = {c->workgroup, PM_LINEAR_NORM | PM_LINEAR_ADD, 32, 16, 16, 16, c->rows, c->cols, c->down, 1};
     if (!pm_kernel_get_info(PM_K_matmul_cm_f16)->spirv_size) {
         print_message("this build's glslang makes no kernels of matrices\n");
         skip();
     }
-    info.max_shared = (uint32_t)shared(PM_K_matmul_cm_f16, spec, 9);
+    info.max_shared = (uint32_t)shared(PM_K_matmul_cm_f16, spec, 10);
     pm_caps_fill(&info, &caps);
     assert_true(caps.has & PM_NEED_COOPMAT);
     info.max_shared -= 4;
