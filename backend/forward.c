@@ -70,7 +70,7 @@ static void feed_experts(state *s, const pm_layer *layer, pm_tensor next_gain) {
 static void output(state *s, const pm_model *m, pm_tensor logits) {
     const pm_pass *pass = s->pass;
     pm_hidden out = s->h;
-    pm_cmd_label(s->cmd, "head");
+    pm_cmd_section(s->cmd, "head");
     if (pass->n_out < pass->n) {
         out.normed = pm_activation(pass->act->out_normed, pass->n_out, s->c->dim);
         out.squares = pm_activation(pass->act->out_squares, pass->n_out, s->c->dim);
@@ -99,13 +99,13 @@ void pm_forward(pm_cmd *cmd, const pm_model *m, const pm_pass *pass, pm_tensor *
         .att = pm_activation(act->att, n, pm_q_dim(c)),
     };
 
-    pm_cmd_label(cmd, "embed");
+    pm_cmd_section(cmd, "embed");
     pm_op_embed(cmd, &s.h, m->embedding, m->layers[0].attn_norm, pass->rows);
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const pm_layer *layer = &m->layers[i];
-        pm_cmd_label(cmd, "attention");
+        pm_cmd_section(cmd, "attention");
         attention(&s, layer, &pass->cache->layers[i], layer->ffn_norm);
-        pm_cmd_label(cmd, "feed-forward");
+        pm_cmd_section(cmd, "feed-forward");
         pm_tensor next_gain = i + 1 < c->n_layers ? m->layers[i + 1].attn_norm : m->out_norm;
         if (pm_config_has_experts(c, i))
             feed_experts(&s, layer, next_gain);

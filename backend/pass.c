@@ -86,7 +86,7 @@ static pm_status record_pass(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
     pm_tensor logits;
     record_input(s, p, cmd);
     pm_forward(cmd, s->model, &pass, &logits);
-    pm_cmd_label(cmd, "sample");
+    pm_cmd_section(cmd, "sample");
     if (p->sample)
         record_draw(s, p, cmd, logits, index);
     if (p->logits)
@@ -105,11 +105,29 @@ pm_status pm_session_rehearse(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
     return PM_OK;
 }
 
+// How long passes take is learnt by rows: one of few is about as long as one of one. Nothing is known at first.
+enum { STEP_ROWS = 8 };
+
+static uint64_t expected_ns(const pm_session *s, const pm_pass_shape *p) {
+    if (p->n <= STEP_ROWS)
+        return s->step_ns;
+    return s->row_ns == PM_NS_UNKNOWN ? PM_NS_UNKNOWN : s->row_ns * p->n;
+}
+
+// A step takes less than a prompt.
+static void learn_ns(pm_session *s, const pm_pass_shape *p, uint64_t ns) {
+    if (p->n > STEP_ROWS)
+        s->row_ns = ns / p->n;
+    if (p->n <= STEP_ROWS || ns < s->step_ns)
+        s->step_ns = ns;
+}
+
 // A rehearsal first, so that kernels that are new here are tried, and pipelines that are not there yet are made in parallel.
 static pm_status record(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
     PM_TRY(pm_session_rehearse(s, p, cmd));
+    pm_cmd_expect(cmd, expected_ns(s, p));
     pm_cmd_begin(cmd);
     return record_pass(s, p, cmd);
 }
@@ -172,6 +190,7 @@ pm_status pm_session_wait_slot(pm_session *s, int slot) {
         return PM_OK;
     s->running[slot] = NULL;
     PM_TRY(pm_cmd_wait(r->cmd));
+    learn_ns(s, &r->shape, pm_cmd_run_ns(r->cmd));
     if (s->profiled)
         gather_profile(s, r->cmd);
     return PM_OK;
@@ -188,7 +207,7 @@ pm_status pm_session_submit(pm_session *s, const pm_pass_shape *p) {
     pm_recording *r = find_recording(s, p, &found);
     if (!r->cmd)
         PM_TRY(pm_cmd_open(s->model->dev, "pass", &r->cmd));
-    if (!found || !s->replay) {
+    if (!found || !s->replay || !pm_cmd_is_cut_for(r->cmd, expected_ns(s, p))) {
         r->used = 0;
         r->shape = *p;
         PM_TRY(record(s, &r->shape, r->cmd));

@@ -111,6 +111,7 @@ pm_status pm_session_open(pm_model *model, const pm_session_options *options, pm
         return pm_fail(PM_ERR_MEMORY, "no memory for a session");
     s->model = model;
     s->replay = true;
+    s->row_ns = s->step_ns = PM_NS_UNKNOWN;
     pm_status status = open_session(s, options);
     if (status != PM_OK)
         pm_session_close(session);

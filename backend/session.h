@@ -71,7 +71,8 @@ struct pm_session {
     int n_logprobs;
 
     pm_cache cache;
-    uint32_t *pos; // by sequence
+    uint32_t *pos;            // by sequence
+    uint64_t row_ns, step_ns; // what was measured last: a row of a prompt, a step of decoding; PM_NS_UNKNOWN
     pm_recording recordings[PM_MAX_RECORDINGS];
     uint64_t clock;
     pm_recording *running[PM_N_SLOTS];

@@ -50,7 +50,7 @@ static const profile gpu_profile = {
 
 // Drivers end a submission after 2 s at the least (Windows' watchdog; amdgpu on Linux 7). 32 rows of a 4B model are 233 GFLOP:
 // within it for a phone or an integrated GPU that reaches 150 GFLOP/s.
-enum { SLOW_GPU_CHUNK = 32 };
+enum { SLOW_GPU_CHUNK = 32, SUBMIT_MS = 150 };
 
 // ---- overrides --------------------------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
 }
 
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
-    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited,
+    uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited, submit_ms = SUBMIT_MS,
              subgroups = 2; // 2: as was chosen
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
@@ -232,6 +232,7 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     override_u32("PM_SUBGROUPS", 0, caps->has & PM_NEED_SUBGROUP, &subgroups);
     override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
+    override_u32("PM_SUBMIT_MS", 1, 1u << 20, &submit_ms);
     override_number("PM_MAX_BINDING_BYTES", 1u << 12, info->max_binding, &caps->max_binding);
     override_u32("PM_STAGING", 0, 1, &staging);
     override_u32("PM_SELFTEST", 0, 1, &self_test);
@@ -241,6 +242,7 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     caps->use_subgroup_batch = subgroups == 2 ? caps->use_subgroup_batch && !is_set("PM_MATVEC_BATCH") : subgroups;
     caps->chosen =
         info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES") || is_set("PM_ATTEND_SPLIT");
+    caps->submit_ns = submit_ms * UINT64_C(1000000);
     caps->self_test = self_test;
     caps->use_tiles = tiles > 0;
     caps->use_coopmat = tiles == 2;

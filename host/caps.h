@@ -7,6 +7,7 @@
 //   PM_SUBGROUPS=0|1                          products by matvec_sg instead, where a subgroup has 8 lanes
 //   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
+//   PM_SUBMIT_MS=n                            the longest a submission is meant to take (150)
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
 //   PM_STAGING=1                              device memory is not mapped even where it could be
 //   PM_LIMITS=name                            the device is taken for one of limits.c, as with --limits;
@@ -63,6 +64,7 @@ typedef struct pm_caps {
     uint32_t max_groups;    // of dispatch dimension x
     uint32_t attend_split;  // positions a split of the cache
     uint32_t max_chunk;     // rows of a prefill pass
+    uint64_t submit_ns;     // that a submission may take
     uint32_t row_workgroup; // invocations where one workgroup goes through a row of logits; a power of two
     bool chosen;            // an override says how products or attention are laid out: no plan does
     bool self_test;         // kernels are tried before they are used

@@ -1,6 +1,6 @@
 // Recording, submitting and timing. A command owns everything a recording needs, so it can be submitted again and again, and two
 // commands can be in flight at once. Barriers are decided in one place: order().
-#include "host/vk.h"
+#include "host/command.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -8,55 +8,11 @@
 #include <string.h>
 
 enum {
-    MAX_RANGES = 128,          // remembered since the last barrier; when there is no room for more, a barrier makes some
     SETS_PER_POOL = 256,       // descriptor sets of one pool
-    MAX_ATTENDS = 4,           // kinds of attention of one rehearsal that are noted
-    QUERIES_PER_POOL = 1024,   // timestamps of one pool
     WAIT_SLICE_NS = 100000000, // a lost device shows between slices even where its fence never comes
 };
 
-typedef enum cmd_state { CMD_EMPTY, CMD_RECORDING, CMD_REHEARSING, CMD_REHEARSED, CMD_READY, CMD_RUNNING } cmd_state;
-
-typedef struct range_list {
-    pm_slice ranges[MAX_RANGES];
-    int n;
-} range_list;
-
-struct pm_cmd {
-    pm_device *dev;
-    const char *name;
-    cmd_state state;
-    pm_status status; // the first error of the recording; it sticks until the next begin
-    char error[512];  // its line: by the time of pm_cmd_end another one may stand in pm_error_text
-    VkCommandPool pool;
-    VkCommandBuffer vk;
-    VkFence fence;
-    VkPipeline bound;
-    range_list reads, writes; // since the last barrier
-    VkDescriptorPool *set_pools;
-    int n_set_pools, n_sets; // sets taken, over all pools
-    int n_dispatches;
-    pm_kernel_use *uses; // of a rehearsal
-    int n_uses, uses_capacity;
-    bool exact;
-    bool stale;           // one of them was found bad
-    bool noting;          // products too
-    pm_problem *problems; // the products of a rehearsal by shape
-    int n_problems, problems_capacity;
-    pm_attend_shape attends[MAX_ATTENDS]; // and its attention
-    int n_attends;
-    pm_breakage broken;  // in builds with tests: what PM_BREAK wants of the submission
-    bool profile, timed; // wanted; and done in what is recorded now
-    const char *label;
-    pm_timing *timings;
-    int n_timings, timings_capacity;
-    VkQueryPool *query_pools;
-    int n_query_pools, n_queries; // timestamps taken, over all pools: one at the start and one after each timing
-};
-
-// `array` of *capacity elements of `size` bytes, moved and grown where it is full with n; NULL (and `array` as it was) without
-// memory.
-static void *with_room(void *array, int *capacity, int n, size_t size) {
+void *pm_cmd_with_room(void *array, int *capacity, int n, size_t size) {
     if (n < *capacity)
         return array;
     int wanted = *capacity ? 2 * *capacity : 64;
@@ -75,14 +31,8 @@ static pm_status open_objects(pm_cmd *cmd) {
     VkCommandPoolCreateInfo pool_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
                                          .queueFamilyIndex = dev->queue_family};
     VK_TRY(dev->fn.vkCreateCommandPool(dev->vk, &pool_info, NULL, &cmd->pool));
-    VkCommandBufferAllocateInfo buffer_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-                                               .commandPool = cmd->pool,
-                                               .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-                                               .commandBufferCount = 1};
-    VK_TRY(dev->fn.vkAllocateCommandBuffers(dev->vk, &buffer_info, &cmd->vk));
     VkFenceCreateInfo fence_info = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
     VK_TRY(dev->fn.vkCreateFence(dev->vk, &fence_info, NULL, &cmd->fence));
-    pm_vk_name(dev, VK_OBJECT_TYPE_COMMAND_BUFFER, (uint64_t)(uintptr_t)cmd->vk, cmd->name);
     pm_vk_name(dev, VK_OBJECT_TYPE_FENCE, (uint64_t)cmd->fence, cmd->name);
     return PM_OK;
 }
@@ -113,7 +63,8 @@ void pm_cmd_close(pm_cmd **closing) {
     for (int i = 0; i < cmd->n_query_pools; i++)
         fn->vkDestroyQueryPool(cmd->dev->vk, cmd->query_pools[i], NULL);
     fn->vkDestroyFence(cmd->dev->vk, cmd->fence, NULL);
-    fn->vkDestroyCommandPool(cmd->dev->vk, cmd->pool, NULL); // and its command buffer
+    fn->vkDestroyCommandPool(cmd->dev->vk, cmd->pool, NULL); // and its command buffers
+    pm_free(cmd->pieces);
     pm_free(cmd->set_pools);
     pm_free(cmd->query_pools);
     pm_free(cmd->uses);
@@ -188,7 +139,7 @@ static bool overlaps_any(const range_list *list, pm_slice slice) {
 // Puts a barrier where what comes next must wait for what is already recorded: it reads or writes what was written, or writes
 // what was read. Slices without a buffer are skipped.
 static void order(pm_cmd *cmd, const pm_slice *reads, int n_reads, const pm_slice *writes, int n_writes) {
-    bool wait = cmd->reads.n + n_reads > MAX_RANGES || cmd->writes.n + n_writes > MAX_RANGES;
+    bool wait = cmd->reads.n + n_reads > PM_MAX_RANGES || cmd->writes.n + n_writes > PM_MAX_RANGES;
     for (int i = 0; i < n_reads && !wait; i++)
         wait = reads[i].buffer && overlaps_any(&cmd->writes, reads[i]);
     for (int i = 0; i < n_writes && !wait; i++)
@@ -203,88 +154,6 @@ static void order(pm_cmd *cmd, const pm_slice *reads, int n_reads, const pm_slic
             cmd->writes.ranges[cmd->writes.n++] = writes[i];
 }
 
-// ---- times ------------------------------------------------------------------------------------------------------------
-
-static pm_status add_query_pool(pm_cmd *cmd) {
-    VkQueryPool *grown = pm_realloc(cmd->query_pools, (size_t)(cmd->n_query_pools + 1) * sizeof(*grown));
-    if (!grown)
-        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
-    cmd->query_pools = grown;
-    VkQueryPoolCreateInfo info = {
-        .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = QUERIES_PER_POOL};
-    VK_TRY(cmd->dev->fn.vkCreateQueryPool(cmd->dev->vk, &info, NULL, &grown[cmd->n_query_pools]));
-    cmd->n_query_pools++;
-    return PM_OK;
-}
-
-static void put_timestamp(pm_cmd *cmd) {
-    if (cmd->dev->info.timestamp_bits == 0)
-        return;
-    int pool = cmd->n_queries / QUERIES_PER_POOL, query = cmd->n_queries % QUERIES_PER_POOL;
-    if (pool == cmd->n_query_pools) {
-        pm_cmd_fail(cmd, add_query_pool(cmd));
-        if (!pm_cmd_ok(cmd))
-            return;
-    }
-    if (query == 0)
-        cmd->dev->fn.vkCmdResetQueryPool(cmd->vk, cmd->query_pools[pool], 0, QUERIES_PER_POOL);
-    cmd->dev->fn.vkCmdWriteTimestamp(cmd->vk, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, cmd->query_pools[pool], (uint32_t)query);
-    cmd->n_queries++;
-}
-
-// Closes the time of what was just recorded. One timestamp each: a time is the difference to the one before it, so the times
-// add up to the whole, waits included, and of two kernels that overlap the second shows what it took longer.
-static void put_timing(pm_cmd *cmd, pm_timing timing) {
-    if (!cmd->timed)
-        return;
-    pm_timing *timings = with_room(cmd->timings, &cmd->timings_capacity, cmd->n_timings, sizeof(*timings));
-    if (!timings) {
-        pm_cmd_fail(cmd, PM_ERR_MEMORY);
-        return;
-    }
-    cmd->timings = timings;
-    timing.label = cmd->label;
-    cmd->timings[cmd->n_timings++] = timing;
-    put_timestamp(cmd);
-}
-
-void pm_cmd_profile(pm_cmd *cmd, bool on) {
-    cmd->profile = on;
-}
-
-void pm_cmd_exact(pm_cmd *cmd, bool exact) {
-    cmd->exact = exact;
-}
-
-bool pm_cmd_is_exact(const pm_cmd *cmd) {
-    return cmd->exact;
-}
-
-void pm_cmd_label(pm_cmd *cmd, const char *label) {
-    cmd->label = label;
-}
-
-const pm_timing *pm_cmd_timings(pm_cmd *cmd, int *n) {
-    assert(cmd->state != CMD_RUNNING);
-    *n = cmd->n_timings;
-    const pm_device_info *info = &cmd->dev->info;
-    uint64_t mask = info->timestamp_bits < 64 ? ((uint64_t)1 << info->timestamp_bits) - 1 : UINT64_MAX;
-    uint64_t ticks[QUERIES_PER_POOL], before = 0;
-    for (int q = 0; q < cmd->n_queries; q++) {
-        int pool = q / QUERIES_PER_POOL, left = cmd->n_queries - pool * QUERIES_PER_POOL;
-        if (q % QUERIES_PER_POOL == 0 &&
-            cmd->dev->fn.vkGetQueryPoolResults(cmd->dev->vk, cmd->query_pools[pool], 0,
-                                               (uint32_t)(left < QUERIES_PER_POOL ? left : QUERIES_PER_POOL), sizeof(ticks), ticks,
-                                               sizeof(ticks[0]), VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
-            break; // never submitted, or the device is lost
-        uint64_t now = ticks[q % QUERIES_PER_POOL];
-        if (q > 0)
-            cmd->timings[q - 1].ns = (uint64_t)((double)((now - before) & mask) * (double)info->timestamp_ns);
-        before = now;
-    }
-    return cmd->timings;
-}
-
 // ---- recording --------------------------------------------------------------------------------------------------------
 
 static void forget(pm_cmd *cmd) {
@@ -294,36 +163,75 @@ static void forget(pm_cmd *cmd) {
     cmd->bound = VK_NULL_HANDLE;
     cmd->reads.n = cmd->writes.n = 0;
     cmd->n_sets = cmd->n_dispatches = cmd->n_uses = cmd->n_problems = cmd->n_attends = cmd->n_timings = cmd->n_queries = 0;
+    cmd->n_pieces = cmd->n_sections = 0;
     cmd->label = "";
     cmd->broken = PM_BREAK_NOT;
     cmd->stale = false;
     cmd->timed = false;
 }
 
-static pm_status begin_buffer(pm_cmd *cmd) {
+static pm_status add_piece(pm_cmd *cmd) {
+    pm_device *dev = cmd->dev;
+    VkCommandBuffer *grown = pm_realloc(cmd->pieces, (size_t)(cmd->n_made + 1) * sizeof(*grown));
+    if (!grown)
+        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+    cmd->pieces = grown;
+    VkCommandBufferAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                        .commandPool = cmd->pool,
+                                        .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                        .commandBufferCount = 1};
+    VK_TRY(dev->fn.vkAllocateCommandBuffers(dev->vk, &info, &grown[cmd->n_made]));
+    pm_vk_name(dev, VK_OBJECT_TYPE_COMMAND_BUFFER, (uint64_t)(uintptr_t)grown[cmd->n_made], cmd->name);
+    cmd->n_made++;
+    return PM_OK;
+}
+
+// A piece starts with a barrier: submissions to a queue start in order but do not wait for one another.
+static pm_status begin_piece(pm_cmd *cmd) {
+    if (cmd->n_pieces == cmd->n_made)
+        PM_TRY(add_piece(cmd));
+    cmd->vk = cmd->pieces[cmd->n_pieces++];
+    cmd->bound = VK_NULL_HANDLE;
+    VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    VK_TRY(cmd->dev->fn.vkBeginCommandBuffer(cmd->vk, &info));
+    put_barrier(cmd);
+    return PM_OK;
+}
+
+static pm_status end_piece(pm_cmd *cmd) {
+    VK_TRY(cmd->dev->fn.vkEndCommandBuffer(cmd->vk));
+    return PM_OK;
+}
+
+static pm_status next_piece(pm_cmd *cmd) {
+    PM_TRY(end_piece(cmd));
+    return begin_piece(cmd);
+}
+
+static pm_status begin_first_piece(pm_cmd *cmd) {
     pm_device *dev = cmd->dev;
     for (int i = 0; i < cmd->n_set_pools; i++)
         VK_TRY(dev->fn.vkResetDescriptorPool(dev->vk, cmd->set_pools[i], 0));
     VK_TRY(dev->fn.vkResetCommandPool(dev->vk, cmd->pool, 0));
-    VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
-    VK_TRY(dev->fn.vkBeginCommandBuffer(cmd->vk, &info));
-    return PM_OK;
+    return begin_piece(cmd);
 }
 
 void pm_cmd_begin(pm_cmd *cmd) {
+    if (cmd->state != CMD_REHEARSED)
+        cmd->n_wanted = 1;
     forget(cmd);
     cmd->state = CMD_RECORDING;
-    pm_cmd_fail(cmd, begin_buffer(cmd));
+    pm_cmd_fail(cmd, begin_first_piece(cmd));
     if (!pm_cmd_ok(cmd))
         return;
-    put_barrier(cmd); // submissions to a queue start in order but do not wait for one another
     cmd->timed = cmd->profile;
     if (cmd->timed)
-        put_timestamp(cmd);
+        pm_cmd_put_timestamp(cmd);
 }
 
 void pm_cmd_begin_dry(pm_cmd *cmd) {
     forget(cmd);
+    cmd->n_wanted = 1;
     cmd->state = CMD_REHEARSING;
 }
 
@@ -332,75 +240,30 @@ pm_status pm_cmd_end(pm_cmd *cmd) {
     bool rehearsed = cmd->state == CMD_REHEARSING;
     cmd->state = CMD_EMPTY;
     PM_TRY(sticky_status(cmd));
-    if (!rehearsed) {
+    if (rehearsed)
+        cmd->n_rehearsed_sections = cmd->n_sections;
+    else
         put_host_barrier(cmd);
-        VK_TRY(cmd->dev->fn.vkEndCommandBuffer(cmd->vk));
-    }
+    PM_TRY(rehearsed ? PM_OK : end_piece(cmd));
     cmd->state = rehearsed ? CMD_REHEARSED : CMD_READY;
     return PM_OK;
 }
 
-pm_status pm_cmd_prepare(pm_cmd *cmd) {
-    assert(cmd->state == CMD_REHEARSED);
-    PM_TRY(pm_selftest_uses(cmd->dev, cmd->uses, cmd->n_uses, &cmd->stale));
-    return cmd->stale ? PM_OK : pm_kernels_prepare(cmd->dev, cmd->uses, cmd->n_uses);
+// Section k of n goes into piece k * pieces / n.
+void pm_cmd_section(pm_cmd *cmd, const char *label) {
+    cmd->label = label;
+    int k = cmd->n_sections++;
+    if (is_open(cmd) && cmd->state == CMD_RECORDING && k < cmd->n_rehearsed_sections &&
+        (int64_t)k * cmd->n_wanted / cmd->n_rehearsed_sections >= cmd->n_pieces)
+        pm_cmd_fail(cmd, next_piece(cmd));
 }
 
-bool pm_cmd_is_stale(const pm_cmd *cmd) {
-    return cmd->stale;
+void pm_cmd_exact(pm_cmd *cmd, bool exact) {
+    cmd->exact = exact;
 }
 
-void pm_cmd_note_products(pm_cmd *cmd, bool on) {
-    cmd->noting = on;
-}
-
-static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
-    for (int i = 0; i < cmd->n_problems; i++) {
-        const pm_linear_shape *s = &cmd->problems[i].shape;
-        if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
-            s->n == shape->n && s->exact == shape->exact && s->n_experts == shape->n_experts && s->n_used == shape->n_used &&
-            s->tile == shape->tile)
-            return &cmd->problems[i];
-    }
-    return NULL;
-}
-
-void pm_cmd_note_product(pm_cmd *cmd, const pm_linear_shape *shape, const pm_tensor *w) {
-    if (cmd->state != CMD_REHEARSING || !cmd->noting || !pm_cmd_ok(cmd))
-        return;
-    pm_problem *p = find_problem(cmd, shape);
-    if (!p) {
-        pm_problem *grown = with_room(cmd->problems, &cmd->problems_capacity, cmd->n_problems, sizeof(*grown));
-        if (!grown) {
-            pm_cmd_fail(cmd, PM_ERR_MEMORY);
-            return;
-        }
-        cmd->problems = grown;
-        p = &grown[cmd->n_problems++];
-        *p = (pm_problem){.shape = *shape};
-    }
-    p->count++;
-    if (p->n_weights < PM_PROBLEM_WEIGHTS)
-        p->weights[p->n_weights++] = *w;
-}
-
-const pm_problem *pm_cmd_problems(const pm_cmd *cmd, int *n) {
-    *n = cmd->n_problems;
-    return cmd->problems;
-}
-
-void pm_cmd_note_attend(pm_cmd *cmd, const pm_attend_shape *shape) {
-    if (cmd->state != CMD_REHEARSING || !cmd->noting || cmd->n_attends == MAX_ATTENDS)
-        return;
-    for (int i = 0; i < cmd->n_attends; i++)
-        if (!memcmp(&cmd->attends[i], shape, sizeof(*shape)))
-            return;
-    cmd->attends[cmd->n_attends++] = *shape;
-}
-
-const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n) {
-    *n = cmd->n_attends;
-    return cmd->attends;
+bool pm_cmd_is_exact(const pm_cmd *cmd) {
+    return cmd->exact;
 }
 
 static void assert_fits(pm_slice slice) {
@@ -417,7 +280,7 @@ void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src) {
     order(cmd, &src, 1, &dst, 1);
     VkBufferCopy region = {.srcOffset = src.offset, .dstOffset = dst.offset, .size = dst.size};
     cmd->dev->fn.vkCmdCopyBuffer(cmd->vk, src.buffer->vk, dst.buffer->vk, 1, &region);
-    put_timing(cmd, (pm_timing){.kernel = "copy", .bytes = 2 * dst.size});
+    pm_cmd_put_timing(cmd, (pm_timing){.kernel = "copy", .bytes = 2 * dst.size});
 }
 
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
@@ -427,7 +290,7 @@ void pm_cmd_zero(pm_cmd *cmd, pm_slice dst) {
     assert_fits(dst);
     order(cmd, NULL, 0, &dst, 1);
     cmd->dev->fn.vkCmdFillBuffer(cmd->vk, dst.buffer->vk, dst.offset, dst.size, 0);
-    put_timing(cmd, (pm_timing){.kernel = "zero", .bytes = dst.size});
+    pm_cmd_put_timing(cmd, (pm_timing){.kernel = "zero", .bytes = dst.size});
 }
 
 static pm_status check_groups(const pm_device *dev, const pm_dispatch *d, const char *kernel) {
@@ -460,17 +323,6 @@ static pm_kernel_use use_of(const pm_dispatch *d) {
     pm_kernel_use use = {.id = d->kernel, .n_spec = d->n_spec};
     memcpy(use.spec, d->spec, sizeof(use.spec));
     return use;
-}
-
-static void note_use(pm_cmd *cmd, const pm_dispatch *d) {
-    pm_kernel_use *uses = with_room(cmd->uses, &cmd->uses_capacity, cmd->n_uses, sizeof(*uses));
-    if (!uses) {
-        pm_cmd_fail(cmd, PM_ERR_MEMORY);
-        return;
-    }
-    cmd->uses = uses;
-    pm_kernel_use *use = &uses[cmd->n_uses++];
-    *use = use_of(d);
 }
 
 static pm_status bind_pipeline(pm_cmd *cmd, const pm_dispatch *d) {
@@ -563,7 +415,7 @@ static pm_status record_dispatch(pm_cmd *cmd, const pm_dispatch *d, const pm_ker
         fn->vkCmdDispatch(cmd->vk, d->groups[0], d->groups[1], d->groups[2]);
     if (how != PM_BREAK_NOT)
         cmd->broken = how;
-    put_timing(cmd, timing_of(d, kernel));
+    pm_cmd_put_timing(cmd, timing_of(d, kernel));
     return PM_OK;
 }
 
@@ -579,13 +431,50 @@ void pm_cmd_dispatch(pm_cmd *cmd, const pm_dispatch *d) {
     if (!pm_cmd_ok(cmd))
         return;
     if (cmd->state == CMD_REHEARSING)
-        note_use(cmd, d);
+        pm_cmd_note_use(cmd, &use);
     else
         pm_cmd_fail(cmd, record_dispatch(cmd, d, kernel));
     cmd->n_dispatches++;
 }
 
 // ---- running ----------------------------------------------------------------------------------------------------------
+
+// Pieces that an expected time wants: of two thirds of the limit, for times vary.
+static uint64_t pieces_for(const pm_cmd *cmd, uint64_t ns) {
+    uint64_t most = (uint64_t)(cmd->n_rehearsed_sections > 0 ? cmd->n_rehearsed_sections : 1),
+             piece_ns = cmd->dev->caps.submit_ns / 3 * 2;
+    return ns / piece_ns + 1 < most ? ns / piece_ns + 1 : most;
+}
+
+void pm_cmd_expect(pm_cmd *cmd, uint64_t ns) {
+    assert(cmd->state == CMD_REHEARSED);
+    cmd->n_wanted = (int)pieces_for(cmd, ns);
+}
+
+bool pm_cmd_is_cut_for(const pm_cmd *cmd, uint64_t ns) {
+    uint64_t wanted = pieces_for(cmd, ns), n = (uint64_t)cmd->n_pieces;
+    return n <= 2 * wanted && (n >= wanted || n * cmd->dev->caps.submit_ns >= ns);
+}
+
+int pm_cmd_n_pieces(const pm_cmd *cmd) {
+    return cmd->n_pieces;
+}
+
+uint64_t pm_cmd_run_ns(const pm_cmd *cmd) {
+    return cmd->run_ns;
+}
+
+static pm_status submit_pieces(pm_cmd *cmd) {
+    pm_device *dev = cmd->dev;
+    for (int i = 0; i < cmd->n_pieces; i++) {
+        VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &cmd->pieces[i]};
+        VkResult result = dev->fn.vkQueueSubmit(dev->queue, 1, &info, i + 1 < cmd->n_pieces ? VK_NULL_HANDLE : cmd->fence);
+        if (result < 0 && i > 0)
+            dev->fn.vkQueueWaitIdle(dev->queue); // so that the pieces before it do not run on unknown to us
+        VK_TRY(result);
+    }
+    return PM_OK;
+}
 
 pm_status pm_cmd_submit(pm_cmd *cmd) {
     PM_TRY(sticky_status(cmd));
@@ -594,18 +483,22 @@ pm_status pm_cmd_submit(pm_cmd *cmd) {
     VK_TRY(dev->fn.vkResetFences(dev->vk, 1, &cmd->fence));
     if (cmd->broken == PM_BREAK_LOST)
         return pm_vk_fail(VK_ERROR_DEVICE_LOST, "vkQueueSubmit");
-    if (cmd->broken == PM_BREAK_HANG) {
-        cmd->state = CMD_RUNNING; // and its fence never comes
-        return PM_OK;
-    }
-    VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &cmd->vk};
-    VK_TRY(dev->fn.vkQueueSubmit(dev->queue, 1, &info, cmd->fence));
+    cmd->submitted_ns = pm_now_ns();
+    if (cmd->broken != PM_BREAK_HANG) // else its fence never comes
+        PM_TRY(submit_pieces(cmd));
     cmd->state = CMD_RUNNING;
     return PM_OK;
 }
 
 bool pm_cmd_is_running(const pm_cmd *cmd) {
     return cmd->state == CMD_RUNNING;
+}
+
+// A run begins when it is submitted, or when the one before it ends.
+static void note_run(pm_cmd *cmd) {
+    uint64_t now = pm_now_ns(), before = cmd->dev->ended_ns;
+    cmd->run_ns = now - (before > cmd->submitted_ns ? before : cmd->submitted_ns);
+    cmd->dev->ended_ns = now;
 }
 
 pm_status pm_cmd_wait(pm_cmd *cmd) {
@@ -621,6 +514,7 @@ pm_status pm_cmd_wait(pm_cmd *cmd) {
     if (result == VK_SUCCESS || result == VK_ERROR_DEVICE_LOST)
         cmd->state = CMD_READY; // else it may still be running
     VK_TRY(result);
+    note_run(cmd);
     return PM_OK;
 }
 

@@ -156,6 +156,19 @@ void pm_cmd_begin_dry(pm_cmd *cmd);
 pm_status pm_cmd_prepare(pm_cmd *cmd);
 bool pm_cmd_is_stale(const pm_cmd *cmd);
 
+// What follows is a section of the recording; label: static text. A recording that is rehearsed before can be cut between sections
+// into pieces, which are submitted one by one: drivers end what runs for seconds, and a desktop stands still meanwhile. What is
+// computed stays the same.
+void pm_cmd_section(pm_cmd *cmd, const char *label);
+// Between rehearsal and recording: the device is expected to take so many ns for it; what follows is cut so that no piece takes
+// more than 150 ms, or a section. PM_NS_UNKNOWN: at every section. Without it nothing is cut.
+#define PM_NS_UNKNOWN UINT64_MAX
+void pm_cmd_expect(pm_cmd *cmd, uint64_t ns);
+// Whether the recording would be cut much like that for this time, too.
+bool pm_cmd_is_cut_for(const pm_cmd *cmd, uint64_t ns);
+int pm_cmd_n_pieces(const pm_cmd *cmd);
+uint64_t pm_cmd_run_ns(const pm_cmd *cmd); // of the last run that was waited for, by the host's clock
+
 // ---- tuning -----------------------------------------------------------------------------------------------------------
 
 // Rehearsals to come note their products, for pm_tune_products, which measures on them and with their weights which variants are
@@ -194,7 +207,7 @@ enum { PM_NUMBERS_SIZE = 48 };
 // GPU time per dispatch. Switch on before begin; read after wait. The array is the command's, valid until begin or close.
 typedef struct pm_timing {
     const char *kernel;
-    const char *label; // what pm_cmd_label said last
+    const char *label; // of its section
     uint64_t ns;
     uint64_t bytes;                // that the dispatch must at least move
     uint64_t flops;                // multiplications and additions of products and attention; 0: not counted
@@ -202,7 +215,6 @@ typedef struct pm_timing {
     char numbers[PM_NUMBERS_SIZE]; // its specialization constants, "64,1,32,2,8": which variant it is
 } pm_timing;
 void pm_cmd_profile(pm_cmd *cmd, bool on);
-void pm_cmd_label(pm_cmd *cmd, const char *label); // static text
 const pm_timing *pm_cmd_timings(pm_cmd *cmd, int *n);
 int pm_cmd_n_dispatches(const pm_cmd *cmd);
 

@@ -35,6 +35,7 @@ struct pm_device {
     const struct pm_attend_way *forced_way;    // the same of attention
     const struct pm_kernel_use *forced_use;    // the same of other kernels: this one is used as here
     uint64_t time_limit_ns;                    // of a submission, in trials; 0: none
+    uint64_t ended_ns;                         // when the last submission was seen to end
     PFN_vkSetDebugUtilsObjectNameEXT set_name; // NULL: VK_EXT_debug_utils is not there
 };
 

@@ -1,10 +1,13 @@
 // The CPU encoders of every block type, the inverse of dequant.c, which says how blocks are laid out. Each chooses the scale (and
-// the minimum) for which the squared error of what it decodes to is least: a range of candidates is tried, and for the codes each
-// gives, the best scale follows by least squares. Values are finite, which quantize.c sees to; what is not is encoded as anything.
+// the minimum) for which the weighted squared error of what it decodes to is least: a range of candidates is tried, and for the
+// codes each gives, the best scale follows by least squares. Values are finite, which quantize.c sees to; what is not is encoded as
+// anything.
 #include "loader/quant.h"
 
 #include <math.h>
 #include <string.h>
+
+enum { MOST_VALUES = 32 }; // of one scale
 
 static void write_u16(uint8_t *p, uint16_t value) {
     p[0] = (uint8_t)value;
@@ -57,17 +60,28 @@ static void code_affine(const float *x, int n, int most, float scale, float min,
         codes[i] = (uint8_t)nearest((x[i] + min) * factor, (float)most);
 }
 
-// How much of the sum of squares the codes of a scale explain, and the scale that is best for them.
+// How much an error of each value counts: large ones more, as in llama-quantize without an importance matrix (ggml-quants.c). It
+// costs next to nothing in plain squares, and what the model says stays nearer (bench/RESULTS.md).
+static void weigh(const float *x, int n, float *w) {
+    float squares = 0;
+    for (int i = 0; i < n; i++)
+        squares += x[i] * x[i];
+    float usual = sqrtf(squares / (float)n);
+    for (int i = 0; i < n; i++)
+        w[i] = usual + fabsf(x[i]);
+}
+
+// How much of the weighted sum of squares the codes of a scale explain, and the scale that is best for them.
 typedef struct fit {
     float gain, scale, min;
 } fit;
 
-static fit fit_codes(const float *x, int n, int half, const uint8_t *codes) {
+static fit fit_codes(const float *x, const float *w, int n, int half, const uint8_t *codes) {
     float xq = 0, qq = 0;
     for (int i = 0; i < n; i++) {
-        float q = (float)(codes[i] - half);
-        xq += x[i] * q;
-        qq += q * q;
+        float q = (float)(codes[i] - half), wq = w[i] * q;
+        xq += x[i] * wq;
+        qq += q * wq;
     }
     float scale = qq > 0 ? xq / qq : 0;
     return (fit){.gain = scale * xq, .scale = scale};
@@ -76,27 +90,29 @@ static fit fit_codes(const float *x, int n, int half, const uint8_t *codes) {
 // The best scale for x in codes of [-half, half): the extreme value is tried at every tenth around -half, the end that reaches
 // further, and around the other one.
 static float fit_signed(const float *x, int n, int half) {
-    enum { TENTHS = 9, MOST_VALUES = 32 };
+    enum { TENTHS = 9 };
     uint8_t codes[MOST_VALUES];
-    float far = extreme(x, n);
+    float far = extreme(x, n), w[MOST_VALUES];
     fit best = {0};
+    weigh(x, n, w);
     for (int i = -TENTHS; i <= TENTHS; i++) {
         code_signed(x, n, half, far / ((float)-half + 0.1f * (float)i), codes);
-        fit f = fit_codes(x, n, half, codes);
+        fit f = fit_codes(x, w, n, half, codes);
         best = f.gain > best.gain ? f : best;
     }
     return best.scale;
 }
 
 // As fit_codes with a minimum. sign_free: the minimum may be negative too (all values above zero, far from it).
-static fit fit_codes_affine(const float *x, int n, const uint8_t *codes, bool sign_free) {
-    float sx = 0, sq = 0, xq = 0, qq = 0, count = (float)n;
+static fit fit_codes_affine(const float *x, const float *w, int n, const uint8_t *codes, bool sign_free) {
+    float sx = 0, sq = 0, xq = 0, qq = 0, count = 0;
     for (int i = 0; i < n; i++) {
-        float q = (float)codes[i];
-        sx += x[i];
-        sq += q;
-        xq += x[i] * q;
-        qq += q * q;
+        float q = (float)codes[i], wq = w[i] * q;
+        count += w[i];
+        sx += w[i] * x[i];
+        sq += wq;
+        xq += x[i] * wq;
+        qq += q * wq;
     }
     float determinant = count * qq - sq * sq;
     fit f = {0};
@@ -114,8 +130,10 @@ static fit fit_codes_affine(const float *x, int n, const uint8_t *codes, bool si
 
 // The best scale and minimum for x in codes of [0, most]: the range of the values is made smaller and larger step by step.
 static fit fit_affine(const float *x, int n, int most, bool sign_free) {
-    enum { STEPS = 10, MOST_VALUES = 32 };
+    enum { STEPS = 10 };
     uint8_t codes[MOST_VALUES];
+    float w[MOST_VALUES];
+    weigh(x, n, w);
     float low = x[0], high = x[0];
     for (int i = 1; i < n; i++) {
         low = x[i] < low ? x[i] : low;
@@ -127,7 +145,7 @@ static fit fit_affine(const float *x, int n, int most, bool sign_free) {
     for (int i = -STEPS; i <= STEPS; i++) {
         float scale = (high - low) / ((float)most + 0.1f * (float)i);
         code_affine(x, n, most, scale, -low, codes);
-        fit f = fit_codes_affine(x, n, codes, sign_free);
+        fit f = fit_codes_affine(x, w, n, codes, sign_free);
         best = f.gain > best.gain ? f : best;
     }
     return best;

@@ -2,8 +2,9 @@
 # peer_quantize.sh PUMICE PEER [SMOLLM2.gguf]: files that pumice quantize wrote against llama.cpp, of which PEER is the folder that
 # shared/peers/llama-cpp.sh made. By hand: it takes minutes.
 # - ours read by theirs and theirs by ours: the same file, greedy, gives the same ids on both sides (32)
-# - the same name of a mix gives the same number of bytes, and our file foresees a text as well as theirs: its perplexity is no
-#   higher than theirs, or no further from that of F16, but for a percent
+# - the same name of a mix gives the same number of bytes, and our file is no further from F16 than theirs: the mean KL divergence
+#   of what is foreseen of a text is no greater, but for a twentieth. Perplexities stand beside it: of two files that are as far from
+#   F16, one is some percent better by chance
 set -u
 pumice=$1 peer=$2 smollm2=${3:-}
 . "${0%/*}/expect.sh"
@@ -43,15 +44,21 @@ ids() {
     echo "$(wc -w <"$tmp/ours.ids") ids are equal: ${1##*/}"
 }
 
-# perplexity FILE TEXT CTX: by the peer, on the CPU. Its log is written aside and may miss the end when the program is through.
-perplexity() {
-    value=
+# foresee FILE ...: by the peer on the CPU, with what follows. Its log is written aside and may miss the end when the program is
+# through: it is asked again.
+foresee() {
+    file=$1 wanted=$2
+    shift 2
     for _ in 1 2 3 4 5; do
-        "$peer/llama-perplexity" -m "$1" -f "$2" -c "$3" --chunks 8 --device none >"$tmp/log" 2>&1
-        value=$(sed -n 's/.*Final estimate: PPL = \([0-9.]*\).*/\1/p' "$tmp/log")
-        [ -z "$value" ] || break
+        "$peer/llama-perplexity" -m "$file" --device none "$@" >"$tmp/log" 2>&1
+        ! grep -q "$wanted" "$tmp/log" || return
     done
-    echo "$value"
+    bad "the peer does not tell" "$wanted" <"$tmp/log"
+}
+
+# number NAME: what the line of this name in the log begins with.
+number() {
+    sed -n "s/.*$1 *[:=] *\([0-9.]*\).*/\1/p" "$tmp/log"
 }
 
 # compare MODEL TEXT CTX PROMPT MIXES...: the model as F16, then each mix by both.
@@ -60,18 +67,22 @@ compare() {
     shift 4
     "$pumice" quantize "$model" "$tmp/f16.gguf" F16 >"$out" 2>"$err" || bad "F16" "$model"
     ids "$tmp/f16.gguf" "$prompt"
-    whole=$(perplexity "$tmp/f16.gguf" "$text" "$ctx")
+    foresee "$tmp/f16.gguf" "Final estimate" -f "$text" -c "$ctx" --chunks 8 --kl-divergence-base "$tmp/base"
+    whole=$(number "Final estimate: PPL")
     for mix in "$@"; do
         "$pumice" quantize "$tmp/f16.gguf" "$tmp/ours-$mix.gguf" "$mix" >"$out" 2>"$err" || bad "$mix" "$model"
         "$peer/llama-quantize" "$tmp/f16.gguf" "$tmp/theirs-$mix.gguf" "$mix" >"$out" 2>"$err" || bad "the peer's $mix" "$model"
         [ $(($(wc -c <"$tmp/ours-$mix.gguf") / 1024)) = $(($(wc -c <"$tmp/theirs-$mix.gguf") / 1024)) ] || bad "another size" "$mix"
         ids "$tmp/ours-$mix.gguf" "$prompt"
         ids "$tmp/theirs-$mix.gguf" "$prompt"
-        a=$(perplexity "$tmp/ours-$mix.gguf" "$text" "$ctx") b=$(perplexity "$tmp/theirs-$mix.gguf" "$text" "$ctx")
-        echo "$mix of ${model##*/}: perplexity $a, the peer's file $b, F16 $whole"
-        awk -v a="$a" -v b="$b" -v f="$whole" '
-            function far(x) { return x > f ? x / f - 1 : 1 - x / f }
-            BEGIN { exit !(a > 0 && b > 0 && (a <= 1.01 * b || far(a) <= far(b) + 0.01)) }' || bad "a perplexity of $a, not $b" "$mix"
+        for side in ours theirs; do
+            foresee "$tmp/$side-$mix.gguf" "Mean  *KLD" -f "$text" -c "$ctx" --kl-divergence --kl-divergence-base "$tmp/base"
+            number "Mean  *KLD" >"$tmp/$side.kld"
+            number "Mean PPL(Q)" >"$tmp/$side.ppl"
+        done
+        a=$(cat "$tmp/ours.kld") b=$(cat "$tmp/theirs.kld")
+        echo "$mix of ${model##*/}: KL divergence $a, the peer's file $b; perplexity $(cat "$tmp/ours.ppl"), $(cat "$tmp/theirs.ppl"), F16 $whole"
+        awk -v a="$a" -v b="$b" 'BEGIN { exit !(a != "" && b != "" && a <= 1.05 * b + 1e-5) }' || bad "further from F16 than the peer's" "$mix"
         rm "$tmp/ours-$mix.gguf" "$tmp/theirs-$mix.gguf"
     done
 }

@@ -85,6 +85,24 @@ static void replay_with_a_split_cache(void **state) {
     pm_model_close(&m);
 }
 
+// Pieces change no bits: not those of recordings made when nothing is known of the device's pace, and not those made later, where
+// a submission may take a millisecond.
+static void pieces_of_a_pass_give_the_same_bits(void **state) {
+    (void)state;
+    pm_session *whole = floats(600);
+    override_device("PM_SUBMIT_MS", "1");
+    pm_model *m = checkpoint_open(smallest, false);
+    pm_session *cut = session_of(m, (pm_session_options){.ctx = 600, .precision = PM_PRECISION_F32});
+    for (int i = 0; i < 3; i++) {
+        const float *a = eval(whole, 0, longest()->ids, 100 + 3 * i), *b = eval(cut, 0, longest()->ids, 100 + 3 * i);
+        assert_memory_equal(a, b, vocab * sizeof(*a));
+    }
+    compare_generations(whole, cut, 100);
+    pm_session_close(&whole);
+    pm_session_close(&cut);
+    pm_model_close(&m);
+}
+
 static void a_decode_step_is_few_dispatches(void **state) {
     (void)state;
     pm_session *session;
@@ -665,6 +683,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replay_gives_the_bits_of_recording),
         cmocka_unit_test_teardown(replay_with_a_split_cache, restore_device),
+        cmocka_unit_test_teardown(pieces_of_a_pass_give_the_same_bits, restore_device),
         cmocka_unit_test(a_decode_step_is_few_dispatches),
         cmocka_unit_test(generation_is_eval_and_argmax),
         cmocka_unit_test(a_generation_can_be_continued),

@@ -73,6 +73,11 @@ static VKAPI_ATTR VkResult VKAPI_CALL fail_submit(VkQueue queue, uint32_t n, con
     return injected;
 }
 
+static int n_submits, refused; // the submission, counted from 1, that is not done
+static VKAPI_ATTR VkResult VKAPI_CALL count_submits(VkQueue queue, uint32_t n, const VkSubmitInfo *infos, VkFence fence) {
+    return ++n_submits == refused ? injected : real.vkQueueSubmit(queue, n, infos, fence);
+}
+
 static int n_waits;
 static VKAPI_ATTR VkResult VKAPI_CALL time_out_then_lose(VkDevice device, uint32_t n, const VkFence *fences, VkBool32 all,
                                                          uint64_t ns) {
@@ -86,6 +91,7 @@ static void hook(void) {
     dev->fn.vkCmdPipelineBarrier = count_barrier;
     dev->fn.vkCreateComputePipelines = count_pipelines;
     dev->fn.vkCreateDescriptorPool = count_pools;
+    dev->fn.vkQueueSubmit = count_submits;
 }
 
 // ---- fixture ----------------------------------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ static int close_all(void **state) {
 static int open_cmd(void **state) {
     (void)state;
     must(pm_cmd_open(dev, "test", &cmd));
-    n_barriers = n_made = n_pools = n_waits = 0;
+    n_barriers = n_made = n_pools = n_waits = n_submits = refused = 0;
     return 0;
 }
 
@@ -376,6 +382,79 @@ static void two_commands_are_in_flight(void **state) {
     pm_cmd_close(&second);
 }
 
+// ---- pieces -----------------------------------------------------------------------------------------------------------
+
+enum { SECTIONS = 16 };
+#define MS UINT64_C(1000000)
+
+// Sixteen rotations of eight rows, each a section that reads what the one before it wrote.
+static void record_sections(void) {
+    pm_cmd_copy(cmd, slot(work, 0), slot(upload, 0));
+    for (int i = 0; i < SECTIONS; i++) {
+        pm_cmd_section(cmd, i % 2 ? "odd" : "even");
+        gather_rows(slot(upload, 1), slot(work, i % 2), slot(work, 1 - i % 2), ROWS, 32);
+    }
+    pm_cmd_copy(cmd, slot(readback, 0), slot(work, 0));
+}
+
+static void record_expecting(uint64_t ns) {
+    pm_cmd_begin_dry(cmd);
+    record_sections();
+    must(pm_cmd_end(cmd));
+    must(pm_cmd_prepare(cmd));
+    pm_cmd_expect(cmd, ns);
+    pm_cmd_begin(cmd);
+    record_sections();
+    must(pm_cmd_end(cmd));
+}
+
+// Runs what is recorded; the same comes out in however many pieces.
+static void runs_in(int n_pieces, float first) {
+    fill(0, first);
+    write_rotation(1);
+    n_submits = 0;
+    must(pm_cmd_submit(cmd));
+    must(pm_cmd_wait(cmd));
+    assert_filled(0, first);
+    assert_int_equal(n_submits, n_pieces);
+    assert_int_equal(pm_cmd_n_pieces(cmd), n_pieces);
+    assert_true(pm_cmd_run_ns(cmd) > 0);
+}
+
+static void a_long_recording_is_submitted_in_pieces(void **state) {
+    (void)state;
+    static const struct {
+        uint64_t ns;
+        int n_pieces;
+    } cases[] = {{0, 1}, {99 * MS, 1}, {101 * MS, 2}, {750 * MS, 8}, {1599 * MS, 16}, {9000 * MS, 16}, {PM_NS_UNKNOWN, 16}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        record_expecting(cases[i].ns);
+        runs_in(cases[i].n_pieces, (float)i);
+        runs_in(cases[i].n_pieces, (float)i + 100);
+        assert_true(pm_cmd_is_cut_for(cmd, cases[i].ns));
+    }
+    record_expecting(350 * MS); // in four
+    assert_true(pm_cmd_is_cut_for(cmd, 150 * MS) && pm_cmd_is_cut_for(cmd, 600 * MS));
+    assert_false(pm_cmd_is_cut_for(cmd, 90 * MS) || pm_cmd_is_cut_for(cmd, 601 * MS));
+    pm_cmd_begin(cmd); // without a rehearsal it is one piece again
+    record_sections();
+    must(pm_cmd_end(cmd));
+    runs_in(1, 7);
+}
+
+// The pieces before the one that is refused have run when the error is told, and all can be submitted again.
+static void a_piece_that_is_refused_leaves_nothing_running(void **state) {
+    (void)state;
+    record_expecting(PM_NS_UNKNOWN);
+    injected = VK_ERROR_OUT_OF_DEVICE_MEMORY;
+    refused = 5;
+    assert_int_equal(pm_cmd_submit(cmd), PM_ERR_DEVICE_MEMORY);
+    must(pm_cmd_wait(cmd));
+    assert_int_equal(n_submits, 5);
+    refused = 0;
+    runs_in(SECTIONS, 3);
+}
+
 // ---- errors -----------------------------------------------------------------------------------------------------------
 
 static void the_first_error_sticks(void **state) {
@@ -468,7 +547,7 @@ static void every_step_is_timed(void **state) {
     pm_cmd_profile(cmd, true);
     pm_cmd_begin(cmd);
     pm_cmd_copy(cmd, slot(work, 0), slot(upload, 0));
-    pm_cmd_label(cmd, "rotate");
+    pm_cmd_section(cmd, "rotate");
     for (int i = 0; i < 1500; i++) // more than one pool of timestamps
         gather_rows(slot(upload, 1), slot(work, i % 2), slot(work, 1 - i % 2), ROWS, 32);
     pm_cmd_zero(cmd, slot(work, 2));
@@ -621,6 +700,8 @@ int main(void) {
         WITH_CMD(many_dispatches_take_more_sets),
         WITH_CMD(a_command_is_replayed),
         WITH_CMD(two_commands_are_in_flight),
+        WITH_CMD(a_long_recording_is_submitted_in_pieces),
+        WITH_CMD(a_piece_that_is_refused_leaves_nothing_running),
         WITH_CMD(the_first_error_sticks),
         WITH_CMD(too_much_for_the_device_is_refused),
         WITH_CMD(driver_errors_come_out),
