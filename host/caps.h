@@ -5,7 +5,8 @@
 //   PM_WITHOUT=subgroup,f16,int_dot,coopmat   the device is taken not to have these
 //   PM_MATVEC=workgroup,lanes,rows,max_cols   struct pm_matvec_shape of matvec; PM_MATVEC_BATCH: of matvec_batch
 //   PM_SUBGROUPS=0|1                          products by matvec_sg instead, where a subgroup has 8 lanes
-//   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices
+//   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices;
+//                                             2: attention of prompts by attend_cm, too
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_SUBMIT_MS=n                            the longest a submission is meant to take (150)
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
@@ -58,19 +59,19 @@ typedef struct pm_caps {
     bool use_subgroup_batch;                               // and, for more rows of x, instead of matvec_batch, in these shapes:
     pm_matvec_shape subgroup_batch, subgroup_batch_floats; // weights that are quants; floats of 16 bits and more
     bool use_tiles;                                        // matmul.comp for more rows than matvec.max_cols
-    bool use_coopmat;                                      // matmul_cm.comp instead, where halves are exact enough
-    pm_coopmat_shape coopmat;                              // where use_coopmat
-    uint64_t max_binding;   // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
-    uint32_t max_groups;    // of dispatch dimension x
-    uint32_t attend_split;  // positions a split of the cache
-    uint32_t max_chunk;     // rows of a prefill pass
-    uint64_t submit_ns;     // that a submission may take
-    uint32_t row_workgroup; // invocations where one workgroup goes through a row of logits; a power of two
-    bool chosen;            // an override says how products or attention are laid out: no plan does
-    bool self_test;         // kernels are tried before they are used
-    uint32_t trial_ms;      // the longest that a submission of a trial may take
-    double tune_seconds;    // that a first answer may wait for measurements
-    bool map_device;        // PM_MEM_DEVICE is mapped: the device shares its memory with the host
+    bool use_coopmat;         // matmul_cm.comp instead, and attend_cm.comp, where halves are exact enough
+    pm_coopmat_shape coopmat; // where use_coopmat
+    uint64_t max_binding;     // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
+    uint32_t max_groups;      // of dispatch dimension x
+    uint32_t attend_split;    // positions a split of the cache
+    uint32_t max_chunk;       // rows of a prefill pass
+    uint64_t submit_ns;       // that a submission may take
+    uint32_t row_workgroup;   // invocations where one workgroup goes through a row of logits; a power of two
+    bool chosen;              // an override says how products or attention are laid out: no plan does
+    bool self_test;           // kernels are tried before they are used
+    uint32_t trial_ms;        // the longest that a submission of a trial may take
+    double tune_seconds;      // that a first answer may wait for measurements
+    bool map_device;          // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
 
 // Takes from info what --limits and PM_LIMITS say that the device is to lack.
