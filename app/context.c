@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const app_precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", NULL};
+const char *const app_precisions[] = {[PM_PRECISION_F16] = "f16", [PM_PRECISION_F32] = "f32", [PM_PRECISION_FAST] = "fast", NULL};
 const char *const app_kv_types[] = {
     [PM_KV_DEFAULT] = "auto", [PM_KV_F16] = "f16", [PM_KV_F32] = "f32", [PM_KV_Q8_0] = "q8_0", NULL};
 const char *const app_rope_scalings[] = {"model", [1 + PM_ROPE_NONE] = "none", [1 + PM_ROPE_LINEAR] = "linear",
@@ -13,7 +13,9 @@ const char *const app_rope_scalings[] = {"model", [1 + PM_ROPE_NONE] = "none", [
 enum { MOST_AUTO = 4 }; // what pm_model_rope_factor goes up to
 
 const char *app_context_kv_name(const app_context *c) {
-    return c->kv != PM_KV_DEFAULT ? app_kv_types[c->kv] : app_precisions[c->precision];
+    if (c->kv != PM_KV_DEFAULT)
+        return app_kv_types[c->kv];
+    return app_kv_types[c->precision == PM_PRECISION_F32 ? PM_KV_F32 : PM_KV_F16];
 }
 
 void app_context_cache(const app_context *given, pm_session_options *options) {

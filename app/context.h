@@ -23,7 +23,8 @@ extern const char *const app_rope_scalings[]; // as app_context.rope_scaling cou
 // The rows, for a struct `type` of values with an app_context in `field`: of the cache, and of the positions.
 // clang-format off
 #define APP_CACHE_OPTIONS(type, field)                                                                                            \
-    {.name = "--precision", .value = "f16|f32", .help = "of the cache (f16)", .kind = APP_WORD, .words = app_precisions,          \
+    {.name = "--precision", .value = "f32|f16|fast", .help = "of cache and products, fast: in 8 bits (f16)",                      \
+     .kind = APP_WORD, .words = app_precisions,                                                                                   \
      .offset = offsetof(type, field.precision)},                                                                                  \
     {.name = "--kv", .value = "f16|f32|q8_0", .letter = "-ctk", .help = "of the cache alone, K and V (as --precision)",           \
      .kind = APP_WORD, .words = app_kv_types, .rare = true, .offset = offsetof(type, field.kv)}

@@ -54,7 +54,7 @@ static void print_arithmetic(const pm_device_info *d) {
         const char *name;
     } kinds[] = {
         {d->f16_arithmetic, "fp16"},  {d->f16_storage, "16-bit storage"}, {d->bf16, "bf16"},
-        {d->int8_arithmetic, "int8"}, {d->int8_storage, "8-bit storage"}, {d->int_dot, "int8 dot product"},
+        {d->int8_arithmetic, "int8"}, {d->int8_storage, "8-bit storage"}, {d->int_dot_accelerated, "int8 dot product"},
     };
     const char *separator = " | ";
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
@@ -140,6 +140,7 @@ static void put_arithmetic(app_json *j, cJSON *o, const pm_device_info *d) {
     app_json_bool(j, o, "int8_arithmetic", d->int8_arithmetic);
     app_json_bool(j, o, "int8_storage", d->int8_storage);
     app_json_bool(j, o, "int_dot", d->int_dot);
+    app_json_bool(j, o, "int_dot_accelerated", d->int_dot_accelerated);
     cJSON *matrices = app_json_array(j, o, "matrices");
     for (int i = 0; i < d->n_coopmats; i++) {
         cJSON *matrix = app_json_object(j, matrices, NULL);

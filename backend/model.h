@@ -98,6 +98,7 @@ typedef enum pm_piece {
     PM_PIECE_SEEN,
     PM_PIECE_BIAS,
     PM_PIECE_ADJUSTED,
+    PM_PIECE_QUANTS, // where products may round activations to bytes
     PM_N_PIECES
 } pm_piece;
 
@@ -229,6 +230,7 @@ typedef struct pm_activations {
     pm_slice out_normed, out_squares; // (max_out, dim)
     pm_slice logits;                  // (max_out, vocab)
     pm_slice scratch;                 // attention's partial results
+    pm_slice quants;                  // of pm_cmd_fast
 } pm_activations;
 
 // One pass: n rows in, logits of n_out of them out.

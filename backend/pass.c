@@ -126,6 +126,7 @@ static void learn_ns(pm_session *s, const pm_pass_shape *p, uint64_t ns) {
 static pm_status record(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
     pm_cmd_exact(cmd, s->exact);
+    pm_cmd_fast(cmd, s->act.quants);
     PM_TRY(pm_session_rehearse(s, p, cmd));
     pm_cmd_expect(cmd, expected_ns(s, p));
     pm_cmd_begin(cmd);

@@ -155,6 +155,13 @@ static void fill_pieces(const pm_device *dev, const pm_config *c, pm_session_siz
     p[PM_PIECE_ADJUSTED] = pm_activation_bytes(1, c->vocab_size);
 }
 
+// The widest row that a product reads.
+static uint64_t quants_bytes(const pm_config *c, uint32_t rows) {
+    uint32_t cols = pm_q_dim(c) > c->dim ? pm_q_dim(c) : c->dim;
+    cols = has_dense_layers(c) && c->ffn_dim > cols ? c->ffn_dim : cols;
+    return pm_quants_bytes(rows, cols);
+}
+
 static uint64_t rounded(uint64_t bytes) {
     return pm_round_up(bytes, PM_PIECE_ALIGN);
 }
@@ -162,6 +169,8 @@ static uint64_t rounded(uint64_t bytes) {
 pm_status pm_plan_session(const pm_device *dev, const pm_config *c, const pm_session_options *options, pm_session_sizes *sizes) {
     PM_TRY(fill_defaults(dev, c, options, sizes));
     fill_pieces(dev, c, sizes);
+    if (options && options->precision == PM_PRECISION_FAST)
+        sizes->pieces[PM_PIECE_QUANTS] = quants_bytes(c, sizes->max_rows);
     const uint64_t *p = sizes->pieces;
     for (int i = 0; i < PM_N_PIECES; i++)
         sizes->scratch += rounded(p[i]);

@@ -25,6 +25,7 @@ typedef struct pm_model pm_model;
 typedef enum pm_precision {
     PM_PRECISION_F16, // KV cache in halves, and products of halves where the device is good at them; sums in f32
     PM_PRECISION_F32, // floats throughout
+    PM_PRECISION_FAST // as F16; products with quantized weights round activations to bytes where the device multiplies those faster
 } pm_precision;
 
 // The type of the KV cache apart from the rest.

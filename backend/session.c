@@ -30,6 +30,7 @@ static pm_status open_slices(pm_session *s, const pm_session_sizes *sizes) {
         [PM_PIECE_SEEN] = &s->seen,
         [PM_PIECE_BIAS] = &s->bias,
         [PM_PIECE_ADJUSTED] = &s->adjusted,
+        [PM_PIECE_QUANTS] = &a->quants,
     };
     for (int i = 0; i < PM_N_PIECES; i++)
         if (sizes->pieces[i])

@@ -77,7 +77,7 @@ static void put_device(json *j, const pm_device_info *d) {
     put_text(j, "vulkan_api", api);
     put_number(j, "subgroup_size", d->subgroup_size);
     put_bool(j, "fp16", d->f16_arithmetic);
-    put_bool(j, "int8_dot", d->int_dot);
+    put_bool(j, "int8_dot", d->int_dot_accelerated);
     put_matrices(j, d);
 }
 
@@ -100,6 +100,11 @@ static void put_engine(json *j, const bench_report *r, bool is_peer) {
         put_model(j, r, is_peer ? r->peer.type : r->subject->type);
 }
 
+// Null where it is that of the cache, which type_k tells.
+static void put_precision(json *j, const bench_report *r) {
+    put_text(j, "precision", r->options->context.precision == PM_PRECISION_FAST ? "fast" : NULL);
+}
+
 // Fields of llama-bench that mean nothing here, so that its readers find them.
 static void put_settings(json *j, const bench_report *r) {
     static const char *const none[] = {"n_batch",       "n_ubatch",      "n_threads",  "cpu_mask",   "cpu_strict",
@@ -109,6 +114,7 @@ static void put_settings(json *j, const bench_report *r) {
     const char *type = app_context_kv_name(&r->options->context);
     put_text(j, "type_k", type);
     put_text(j, "type_v", type);
+    put_precision(j, r);
     put_number(j, "n_gpu_layers", 99);
     put_bool(j, "flash_attn", true);
     put_nulls(j, none);
@@ -215,6 +221,7 @@ static void put_op(json *j, const bench_report *r, uint32_t n_rows, uint32_t dep
     put_text(j, "row", "op");
     put_device(j, r->device);
     put_text(j, "type_k", app_context_kv_name(&r->options->context));
+    put_precision(j, r);
     put_number(j, "n_rows", n_rows);
     put_number(j, "n_depth", depth);
     put_text(j, "kernel", op->kernel);

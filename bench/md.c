@@ -30,7 +30,7 @@ static void print_device(FILE *out, const pm_device_info *d) {
     fprintf(out, "%d = %s (%s %s) | Vulkan %s | heaps: ", d->index, d->name, driver_name(d), driver, api);
     print_heaps(out, d);
     fprintf(out, " | uma: %d | fp16: %d | bf16: %d | subgroup: %" PRIu32 " | shared memory: %" PRIu32 " | int dot: %d",
-            d->unified_memory, d->f16_arithmetic, d->bf16, d->subgroup_size, d->max_shared, d->int_dot);
+            d->unified_memory, d->f16_arithmetic, d->bf16, d->subgroup_size, d->max_shared, d->int_dot_accelerated);
     print_matrices(out, d);
     fprintf(out, "  \n");
 }

@@ -36,6 +36,7 @@ typedef struct field {
 static const field texts[] = {
     {"engine", AT(engine)}, {"build_commit", AT(build)}, {"gpu_info", AT(gpu)}, {"driver_name", AT(driver)},
     {"driver_info", AT(driver_info)}, {"model_type", AT(model)}, {"model_label", AT(model)}, {"type_k", AT(kv)},
+    {"precision", AT(kv)}, // rows in "fast" are compared with no others, as those of another cache
     {"proof", AT(proof)}, {"self_test", AT(self_test)}, {"cpu_governor", AT(governor)}, {"preset", AT(preset)},
     {"kernel", AT(kernel)}, {"where", AT(place)}, {"shape", AT(shape)}, {"variant", AT(variant)}, {"type", AT(type)},
     {"bound", AT(bound)}, {"ceiling", AT(ceiling)}, {"unit", AT(unit)},

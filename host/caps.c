@@ -226,10 +226,12 @@ static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
     uint32_t tiles = caps->use_coopmat ? 2 : caps->use_tiles, staging = 0, self_test = !info->limited, submit_ms = SUBMIT_MS,
              subgroups = 2; // 2: as was chosen
+    uint32_t dots = caps->use_dots;
     override_shape("PM_MATVEC", info, &caps->matvec);
     override_shape("PM_MATVEC_BATCH", info, &caps->matvec_batch);
     override_u32("PM_TILES", 0, caps->has & PM_NEED_COOPMAT ? 2 : 1, &tiles);
     override_u32("PM_SUBGROUPS", 0, caps->has & PM_NEED_SUBGROUP, &subgroups);
+    override_u32("PM_DOTS", 0, (caps->has & PM_NEED_INT_DOT) != 0, &dots);
     override_u32("PM_ATTEND_SPLIT", 32, 1u << 20, &caps->attend_split);
     override_u32("PM_MAX_CHUNK", 1, 1u << 16, &caps->max_chunk);
     override_u32("PM_SUBMIT_MS", 1, 1u << 20, &submit_ms);
@@ -244,6 +246,7 @@ static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
         info->limited || is_set("PM_MATVEC") || is_set("PM_MATVEC_BATCH") || is_set("PM_TILES") || is_set("PM_ATTEND_SPLIT");
     caps->submit_ns = submit_ms * UINT64_C(1000000);
     caps->self_test = self_test;
+    caps->use_dots = dots;
     caps->use_tiles = tiles > 0;
     caps->use_coopmat = tiles == 2;
     caps->map_device = caps->map_device && !staging;
@@ -269,6 +272,7 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
         .map_device = info->unified_memory,
     };
     caps->use_coopmat = p->use_tiles && caps->has & PM_NEED_COOPMAT;
+    caps->use_dots = info->int_dot_accelerated && caps->has & PM_NEED_INT_DOT;
     lay_coopmat(info, &caps->coopmat);
     choose_subgroups(info, caps);
     apply_overrides(info, caps);

@@ -5,6 +5,7 @@
 //   PM_WITHOUT=subgroup,f16,int_dot,coopmat   the device is taken not to have these
 //   PM_MATVEC=workgroup,lanes,rows,max_cols   struct pm_matvec_shape of matvec; PM_MATVEC_BATCH: of matvec_batch
 //   PM_SUBGROUPS=0|1                          products by matvec_sg instead, where a subgroup has 8 lanes
+//   PM_DOTS=0|1                               products in --precision fast by int8 dot products, where the device has them
 //   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices;
 //                                             2: attention of prompts by attend_cm, too
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
@@ -60,6 +61,7 @@ typedef struct pm_caps {
     pm_matvec_shape subgroup_batch, subgroup_batch_floats; // weights that are quants; floats of 16 bits and more
     bool use_tiles;                                        // matmul.comp for more rows than matvec.max_cols
     bool use_coopmat;         // matmul_cm.comp instead, and attend_cm.comp, where halves are exact enough
+    bool use_dots;            // matvec_dot, and matmul_dot for matmul, where bytes are exact enough
     pm_coopmat_shape coopmat; // where use_coopmat
     uint64_t max_binding;     // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
     uint32_t max_groups;      // of dispatch dimension x

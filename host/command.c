@@ -266,6 +266,14 @@ bool pm_cmd_is_exact(const pm_cmd *cmd) {
     return cmd->exact;
 }
 
+void pm_cmd_fast(pm_cmd *cmd, pm_slice quants) {
+    cmd->quants = quants;
+}
+
+pm_slice pm_cmd_quants(const pm_cmd *cmd) {
+    return cmd->quants;
+}
+
 static void assert_fits(pm_slice slice) {
     assert(slice.offset <= slice.buffer->size && slice.size <= slice.buffer->size - slice.offset);
     (void)slice;
@@ -471,7 +479,8 @@ static pm_status submit_pieces(pm_cmd *cmd) {
         VkResult result = dev->fn.vkQueueSubmit(dev->queue, 1, &info, i + 1 < cmd->n_pieces ? VK_NULL_HANDLE : cmd->fence);
         if (result < 0 && i > 0)
             dev->fn.vkQueueWaitIdle(dev->queue); // so that the pieces before it do not run on unknown to us
-        VK_TRY(result);
+        if (result < 0)
+            return pm_vk_fail(result, "vkQueueSubmit");
     }
     return PM_OK;
 }
@@ -513,7 +522,8 @@ pm_status pm_cmd_wait(pm_cmd *cmd) {
         return pm_fail(PM_ERR_CANCELLED, "%s did not end within %" PRIu64 " ms", cmd->name, limit / 1000000);
     if (result == VK_SUCCESS || result == VK_ERROR_DEVICE_LOST)
         cmd->state = CMD_READY; // else it may still be running
-    VK_TRY(result);
+    if (result < 0)
+        return pm_vk_fail(result, "vkWaitForFences");
     note_run(cmd);
     return PM_OK;
 }

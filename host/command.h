@@ -38,6 +38,7 @@ struct pm_cmd {
     pm_kernel_use *uses; // of a rehearsal
     int n_uses, uses_capacity;
     bool exact;
+    pm_slice quants;      // of pm_cmd_fast
     bool stale;           // one of them was found bad
     bool noting;          // products too
     pm_problem *problems; // the products of a rehearsal by shape

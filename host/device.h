@@ -49,7 +49,7 @@ typedef struct pm_device_info {
     uint32_t subgroup_size, subgroup_min, subgroup_max;
     bool subgroup_arithmetic, subgroup_size_control; // the first: ballot and shuffle too
     bool f16_arithmetic, f16_storage, int8_arithmetic, int8_storage, bf16;
-    bool int_dot; // packed 4x8 dot product, accelerated
+    bool int_dot, int_dot_accelerated; // packed 4x8 dot product
     int n_coopmats;
     pm_coopmat_info coopmats[32];
     uint64_t max_buffer;      // bytes of one buffer or allocation

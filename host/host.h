@@ -146,6 +146,7 @@ void pm_cmd_begin(pm_cmd *cmd);  // forgets what was recorded; must not be runni
 pm_status pm_cmd_end(pm_cmd *cmd);
 pm_status pm_cmd_submit(pm_cmd *cmd); // returns at once; not again before pm_cmd_wait
 pm_status pm_cmd_wait(pm_cmd *cmd);   // until the last submit is done; fine when there is none
+pm_status pm_cmd_run(pm_cmd *cmd);    // ends the recording, submits it and waits
 pm_device *pm_cmd_device(const pm_cmd *cmd);
 
 // Begins a rehearsal: until pm_cmd_end everything is checked and the kernels are noted, nothing is recorded. pm_cmd_prepare then
@@ -199,6 +200,12 @@ pm_status pm_tune_plan(const pm_device *dev, pm_tune_row **rows, int *n);
 // Operands stay floats in what is recorded from now on: no kernel that multiplies halves is chosen.
 void pm_cmd_exact(pm_cmd *cmd, bool exact);
 bool pm_cmd_is_exact(const pm_cmd *cmd);
+
+// From now on products may round activations to bytes, where that is faster: n rows of x at a time whose pm_quants_bytes fit into
+// `quants`, scratch that they overwrite. A slice without a buffer: none may.
+void pm_cmd_fast(pm_cmd *cmd, pm_slice quants);
+pm_slice pm_cmd_quants(const pm_cmd *cmd);
+uint64_t pm_quants_bytes(uint32_t n, uint32_t cols);
 
 void pm_cmd_copy(pm_cmd *cmd, pm_slice dst, pm_slice src); // sizes equal, multiples of 4
 void pm_cmd_zero(pm_cmd *cmd, pm_slice dst);

@@ -57,6 +57,8 @@ pm_slice pm_lab_take(pm_lab *lab, uint64_t size);
 pm_slice pm_lab_put(pm_lab *lab, const void *words, size_t count);
 // An activation with the padding of its rows; values NULL: no numbers.
 pm_tensor pm_lab_activation(pm_lab *lab, uint32_t rows, uint32_t cols, const float *values);
+// The stream of `rows` that a verb adds to, with room for what it leaves there; x NULL: no numbers.
+pm_hidden pm_lab_hidden(pm_lab *lab, uint32_t rows, uint32_t dim, const float *x);
 uint32_t *pm_lab_words(const pm_lab *lab, pm_slice slice);        // of a piece before the run
 const uint32_t *pm_lab_result(const pm_lab *lab, pm_slice slice); // and after it
 float pm_lab_float(const uint32_t *words, uint64_t at);
@@ -82,6 +84,7 @@ void pm_lab_compare_hidden(pm_lab *lab, const pm_hidden *h, const float *gain, c
 
 typedef void pm_lab_case(pm_lab *lab, const pm_kernel_use *use, const char *type);
 pm_lab_case pm_try_matvec, pm_try_matvec_sg, pm_try_matmul, pm_try_matmul_cm;                             // trial_linear.c
+pm_lab_case pm_try_quantize, pm_try_matvec_dot, pm_try_matmul_dot;                                        // trial_linear.c
 pm_lab_case pm_try_embed, pm_try_gather;                                                                  // trial_point.c
 pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_cm, pm_try_attend_merge;                      // trial_attend.c
 pm_lab_case pm_try_route, pm_try_group, pm_try_experts_sum, pm_try_experts_matvec, pm_try_experts_matmul; // trial_moe.c

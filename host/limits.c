@@ -117,6 +117,7 @@ static void take_features(uint32_t lacks, pm_device_info *info) {
     info->int8_arithmetic &= !(lacks & PM_LACKS_INT8_ARITHMETIC);
     info->int8_storage &= !(lacks & PM_LACKS_INT8_STORAGE);
     info->int_dot &= !(lacks & PM_LACKS_INT_DOT);
+    info->int_dot_accelerated &= info->int_dot;
     info->bf16 &= !(lacks & PM_LACKS_BF16);
     info->unified_memory &= !(lacks & PM_LACKS_UNIFIED_MEMORY);
     if (lacks & PM_LACKS_COOPMAT)

@@ -37,6 +37,14 @@ void pm_op_norm_glu(pm_cmd *cmd, pm_tensor y, const pm_hidden *h, pm_tensor w);
 // h->x (n, dim) += src (n, w.cols) * w (dim, w.cols)^T, and normed, squares for the norm whose gain (1, dim) is given
 void pm_op_linear_add(pm_cmd *cmd, pm_hidden *h, pm_tensor src, pm_tensor w, pm_tensor gain);
 
+// quants (pm_quants_bytes) <- x (n, cols): each block of PM_BLOCK columns as whole numbers times a scale, of which the largest
+// value takes PM_QUANTS_MOST, wide: PM_QUANTS_MOST_WIDE; to even where two are as near. even_odd: of 8 columns in two words the
+// first has the even ones. The products above do this by themselves, where pm_cmd_fast lets them.
+typedef struct pm_quants_form {
+    bool even_odd, wide;
+} pm_quants_form;
+void pm_op_quantize(pm_cmd *cmd, pm_slice quants, pm_tensor x, pm_quants_form form);
+
 // ---- mixture of experts ---------------------------------------------------------------------------------------------------
 
 // Which of n_experts matrices, stacked in one tensor, each of n rows is multiplied with: n_used of them, and what each result

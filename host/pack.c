@@ -565,9 +565,7 @@ static pm_status write_through(pm_slice slice, const uint8_t *data, uint64_t siz
         memcpy(pm_slice_map(pm_buffer_all(buffer)), data + at, count);
         pm_cmd_begin(cmd);
         pm_cmd_copy(cmd, part_of(slice, at, count), pm_buffer_slice(buffer, 0, count));
-        PM_TRY(pm_cmd_end(cmd));
-        PM_TRY(pm_cmd_submit(cmd));
-        PM_TRY(pm_cmd_wait(cmd));
+        PM_TRY(pm_cmd_run(cmd));
     }
     return PM_OK;
 }

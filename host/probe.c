@@ -195,7 +195,8 @@ static void tell_arithmetic(const facts *f, pm_device_info *info) {
     info->f16_storage = f->storage16.storageBuffer16BitAccess;
     info->int8_arithmetic = f->float16_int8.shaderInt8;
     info->int8_storage = f->storage8.storageBuffer8BitAccess;
-    info->int_dot = f->int_dot.shaderIntegerDotProduct && f->int_dot_speed.integerDotProduct4x8BitPackedSignedAccelerated;
+    info->int_dot = f->int_dot.shaderIntegerDotProduct;
+    info->int_dot_accelerated = info->int_dot && f->int_dot_speed.integerDotProduct4x8BitPackedSignedAccelerated;
 #ifdef VK_KHR_shader_bfloat16
     info->bf16 = f->bfloat16.shaderBFloat16Type;
 #endif

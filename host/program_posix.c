@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
@@ -66,6 +67,24 @@ static pm_status start_program(const pm_program *program, int out, pid_t *pid) {
     int error = spawn(program, all, out, pid);
     pm_free(all);
     return error ? pm_fail(PM_ERR_IO, "%s: cannot be run: %s", program->argv[0], strerror(error)) : PM_OK;
+}
+
+// A program that another thread starts meanwhile would inherit our ends of the pipe, and hold them open.
+static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
+
+// *in: our end of its stdout.
+static pm_status start_with_pipe(const pm_program *program, int *in, pid_t *pid) {
+    int ends[2];
+    if (pipe(ends) != 0)
+        return pm_fail(PM_ERR_IO, "%s: no pipe: %s", program->argv[0], strerror(errno));
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    pm_status status = start_program(program, ends[1], pid);
+    close(ends[1]);
+    if (status != PM_OK)
+        close(ends[0]);
+    *in = ends[0];
+    return status;
 }
 
 static int wait_program(pid_t pid) {
@@ -133,22 +152,16 @@ pm_status pm_program_run(const pm_program *program, size_t limit, char **out, si
     *out = NULL;
     *size = 0;
     *exit_code = -1;
-    int ends[2];
-    if (pipe(ends) != 0)
-        return pm_fail(PM_ERR_IO, "%s: no pipe: %s", program->argv[0], strerror(errno));
-    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
-    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    int in = -1;
     pid_t pid;
-    pm_status status = start_program(program, ends[1], &pid);
-    close(ends[1]);
-    if (status != PM_OK) {
-        close(ends[0]);
-        return status;
-    }
+    pthread_mutex_lock(&starting);
+    pm_status status = start_with_pipe(program, &in, &pid);
+    pthread_mutex_unlock(&starting);
+    PM_TRY(status);
     if (program->silence_ms > 0)
-        status = read_until_silent(program, ends[0], pid, limit, out, size);
+        status = read_until_silent(program, in, pid, limit, out, size);
     else
-        status = read_program(program, ends[0], pid, limit, out, size);
+        status = read_program(program, in, pid, limit, out, size);
     *exit_code = wait_program(pid);
     if (status != PM_OK && program->silence_ms > 0) {
         pm_free(*out);

@@ -220,6 +220,17 @@ static pm_status read_program(const pm_program *program, HANDLE in, HANDLE proce
     return PM_OK;
 }
 
+// Whatever is started meanwhile by another thread would inherit what this program is given, and hold its stdout open.
+static SRWLOCK starting = SRWLOCK_INIT;
+
+static pm_status start_with_streams(const pm_program *program, streams *s, HANDLE *process) {
+    PM_TRY(streams_open(program->argv[0], s));
+    pm_status status = start_program(program, s, process);
+    if (status != PM_OK)
+        streams_close(s);
+    return status;
+}
+
 pm_status pm_program_run(const pm_program *program, size_t limit, char **out, size_t *size, int *exit_code) {
     streams s;
     HANDLE process = NULL;
@@ -227,14 +238,14 @@ pm_status pm_program_run(const pm_program *program, size_t limit, char **out, si
     *out = NULL;
     *size = 0;
     *exit_code = -1;
-    PM_TRY(streams_open(program->argv[0], &s));
-    pm_status status = start_program(program, &s, &process);
-    if (status == PM_OK) {
-        status = read_program(program, s.read, process, limit, out, size);
-        close_handle(&s.read); // it may wait for us to read more
-        *exit_code = exit_code_of(process, &interrupted);
-        CloseHandle(process);
-    }
+    AcquireSRWLockExclusive(&starting);
+    pm_status status = start_with_streams(program, &s, &process);
+    ReleaseSRWLockExclusive(&starting);
+    PM_TRY(status);
+    status = read_program(program, s.read, process, limit, out, size);
+    close_handle(&s.read); // it may wait for us to read more
+    *exit_code = exit_code_of(process, &interrupted);
+    CloseHandle(process);
     streams_close(&s);
     if (status == PM_OK && interrupted) // Ctrl-C goes to all programs of a console
         status = pm_fail(PM_ERR_CANCELLED, "%s: interrupted", program->argv[0]);

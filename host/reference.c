@@ -243,6 +243,87 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
     }
 }
 
+// ---- x as whole numbers -----------------------------------------------------------------------------------------------
+
+double pm_ref_quantize(const float *x, int most, int *numbers) {
+    double largest = 0;
+    for (int i = 0; i < PM_BLOCK; i++)
+        largest = fmax(largest, fabs(x[i]));
+    double scale = largest < 1e-30 ? 0 : largest / most;
+    for (int i = 0; i < PM_BLOCK; i++)
+        numbers[i] = (int)(scale > 0 ? nearbyint(x[i] / scale) : 0);
+    return scale;
+}
+
+// A row of them, as abi.h says how it lies.
+typedef struct quants_row {
+    const uint32_t *words;
+    uint32_t blocks;
+    bool even_odd, wide;
+} quants_row;
+
+static uint32_t plane_words(const quants_row *row) {
+    return row->blocks * (PM_BLOCK / 4);
+}
+
+static int number_at(const quants_row *row, uint32_t i) {
+    uint32_t word = row->even_odd ? i / 8 * 2 + i % 2 : i / 4, byte = row->even_odd ? i % 8 / 2 : i % 4;
+    int first = (int8_t)(row->words[word] >> (8 * byte));
+    return row->wide ? first * 256 + (int8_t)(row->words[plane_words(row) + word] >> (8 * byte)) : first;
+}
+
+static struct pm_quants quants_at(const quants_row *row, uint32_t block) {
+    struct pm_quants quants;
+    memcpy(&quants, row->words + plane_words(row) * (row->wide ? 2 : 1) + block * sizeof(quants) / 4, sizeof(quants));
+    return quants;
+}
+
+static uint32_t blocks_of(uint32_t cols) {
+    return (cols + PM_BLOCK - 1) / PM_BLOCK;
+}
+
+uint32_t pm_ref_quants_words(uint32_t cols, bool wide) {
+    return blocks_of(cols) * (PM_BLOCK / 4 * (wide ? 2 : 1) + (uint32_t)sizeof(struct pm_quants) / 4);
+}
+
+void pm_ref_dequantize(const uint32_t *quants, uint32_t n, uint32_t cols, bool even_odd, bool wide, float *x) {
+    quants_row row = {quants, blocks_of(cols), even_odd, wide};
+    for (uint32_t r = 0; r < n; r++, row.words += pm_ref_quants_words(cols, wide))
+        for (uint32_t i = 0; i < cols; i++)
+            x[(size_t)r * cols + i] = quants_at(&row, i / PM_BLOCK).scale * (float)number_at(&row, i);
+}
+
+// A number at a tie may be either where the kernel's factor is off by some units; the scale by as many.
+static double block_error(const float *x, const quants_row *row, uint32_t block) {
+    int want[PM_BLOCK], sums[2] = {0, 0}, most = row->wide ? PM_QUANTS_MOST_WIDE : PM_QUANTS_MOST;
+    struct pm_quants got = quants_at(row, block);
+    double scale = pm_ref_quantize(x, most, want), error = got.scale == 0 ? 0 : INFINITY;
+    if (scale > 0)
+        error = fabs(got.scale - scale) / (8 * FLT_EPSILON * scale);
+    for (uint32_t i = 0; i < PM_BLOCK; i++) {
+        int number = number_at(row, block * PM_BLOCK + i);
+        bool tie = scale > 0 && fabs(fabs(x[i] / scale - want[i]) - 0.5) < 4 * most * FLT_EPSILON;
+        sums[i / (PM_BLOCK / 2)] += number;
+        if (abs(number - want[i]) > tie)
+            error = INFINITY;
+    }
+    return (int)got.sums[0] == sums[0] && (int)got.sums[1] == sums[1] ? error : INFINITY;
+}
+
+double pm_ref_quants_error(const float *x, uint32_t n, uint32_t cols, bool even_odd, bool wide, const uint32_t *quants) {
+    quants_row row = {quants, blocks_of(cols), even_odd, wide};
+    double most = 0;
+    for (uint32_t r = 0; r < n; r++, row.words += pm_ref_quants_words(cols, wide))
+        for (uint32_t b = 0; b < row.blocks; b++) {
+            float block[PM_BLOCK] = {0};
+            uint32_t left = cols - b * PM_BLOCK;
+            memcpy(block, x + (size_t)r * cols + (size_t)b * PM_BLOCK, (left < PM_BLOCK ? left : PM_BLOCK) * sizeof(float));
+            double error = block_error(block, &row, b);
+            most = error <= most ? most : error; // what is no number too
+        }
+    return most;
+}
+
 // ---- route ------------------------------------------------------------------------------------------------------------
 
 static bool is_among(const uint32_t *experts, uint32_t n, uint32_t expert) {

@@ -37,6 +37,16 @@ typedef struct pm_ref_linear_args {
 // y (n, rows) = factor * (x * w^T) + bias + add, or y (n, rows / 2) = silu(gate) * up of it
 void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size);
 
+// numbers (PM_BLOCK): what pm_op_quantize makes of a block of x, the largest of them `most`. Returns the scale of which they are
+// multiples.
+double pm_ref_quantize(const float *x, int most, int *numbers);
+// Rows that pm_op_quantize wrote: words of one of `cols` columns; x (n, cols) = what stands in n of them.
+uint32_t pm_ref_quants_words(uint32_t cols, bool wide);
+void pm_ref_dequantize(const uint32_t *quants, uint32_t n, uint32_t cols, bool even_odd, bool wide, float *x);
+// How far they are from what x (n, cols) has to become, as a part of what is allowed: a few roundings of the scale, the number
+// beside it at a tie.
+double pm_ref_quants_error(const float *x, uint32_t n, uint32_t cols, bool even_odd, bool wide, const uint32_t *quants);
+
 // experts, weights (n, n_used) <- the greatest of softmax of logits (n, n_experts), greatest first, of equal ones the first;
 // normed: the weights of a row divided by their sum
 typedef struct pm_ref_route_args {

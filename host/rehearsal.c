@@ -33,8 +33,8 @@ static pm_problem *find_problem(pm_cmd *cmd, const pm_linear_shape *shape) {
     for (int i = 0; i < cmd->n_problems; i++) {
         const pm_linear_shape *s = &cmd->problems[i].shape;
         if (s->dtype == shape->dtype && s->epilogue == shape->epilogue && s->rows == shape->rows && s->cols == shape->cols &&
-            s->n == shape->n && s->exact == shape->exact && s->n_experts == shape->n_experts && s->n_used == shape->n_used &&
-            s->tile == shape->tile)
+            s->n == shape->n && s->exact == shape->exact && s->fast == shape->fast && s->n_experts == shape->n_experts &&
+            s->n_used == shape->n_used && s->tile == shape->tile)
             return &cmd->problems[i];
     }
     return NULL;

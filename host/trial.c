@@ -13,6 +13,15 @@ const char *pm_fate_name(pm_fate fate) {
     return names[fate];
 }
 
+bool pm_fate_read(const char *text, pm_fate *fate) {
+    for (int f = PM_FATE_RIGHT; f < PM_FATE_COUNT; f++)
+        if (!strcmp(text, pm_fate_name((pm_fate)f))) {
+            *fate = (pm_fate)f;
+            return true;
+        }
+    return false;
+}
+
 static bool is_ceiling(const char *small_name, pm_dtype *dtype) {
     (void)small_name, (void)dtype; // "f32", "coopmat": of what is measured, not of weights
     return true;
@@ -26,6 +35,9 @@ static const struct trial_case {
 } cases[] = {
     {"embed_", pm_lab_read_dtype, pm_try_embed},
     {"gather", NULL, pm_try_gather},
+    {"quantize", NULL, pm_try_quantize},
+    {"matvec_dot_", pm_lab_read_dtype, pm_try_matvec_dot},
+    {"matmul_dot_", pm_lab_read_dtype, pm_try_matmul_dot},
     {"matvec_sg_", pm_lab_read_dtype, pm_try_matvec_sg},
     {"matvec_", pm_lab_read_dtype, pm_try_matvec},
     {"matmul_cm_", pm_lab_read_dtype, pm_try_matmul_cm},

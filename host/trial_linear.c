@@ -9,7 +9,26 @@ enum { MAX_ROWS = 1535 }; // of a matrix
 typedef struct product {
     pm_dtype dtype;
     uint32_t epilogue, rows, cols, n;
+    bool by_dots;
+    pm_slice quants; // of x, where it is multiplied by dots
 } product;
+
+// Room for x in bytes, where it is to be multiplied so.
+static void take_quants(pm_lab *lab, product *p) {
+    if (p->by_dots)
+        p->quants = pm_lab_take(lab, pm_quants_bytes(p->n, p->cols));
+    pm_cmd_fast(lab->cmd, p->quants);
+}
+
+// x as it was multiplied; what became of it is the case of another kernel.
+static const float *multiplied(pm_lab *lab, const product *p, const float *x) {
+    if (!p->by_dots)
+        return x;
+    float *values = pm_lab_room(lab, (size_t)p->n * p->cols, sizeof(float));
+    pm_quants_form form = pm_quants_form_for(p->dtype, p->epilogue);
+    pm_ref_dequantize(pm_lab_result(lab, p->quants), p->n, p->cols, form.even_odd, form.wide, values);
+    return values;
+}
 
 void pm_lab_compare_products(pm_lab *lab, pm_tensor got, const double *want, const double *size, uint32_t length) {
     const uint32_t *words = pm_lab_result(lab, got.data);
@@ -24,7 +43,7 @@ static void compare_norm(pm_lab *lab, const product *p, pm_tensor y, const pm_re
     pm_lab_compare_products(lab, y, want, size, p->cols);
 }
 
-static void try_norm_linear(pm_lab *lab, const product *p) {
+static void try_norm_linear(pm_lab *lab, product *p) {
     enum { N_PARTS = 3 };
     bool glu = (p->epilogue & PM_LINEAR_GLU) != 0, biased = (p->epilogue & PM_LINEAR_BIAS) != 0;
     uint32_t y_cols = glu ? p->rows / 2 : p->rows;
@@ -38,6 +57,7 @@ static void try_norm_linear(pm_lab *lab, const product *p) {
     for (uint32_t r = 0; r < p->n; r++)
         memcpy(pm_lab_words(lab, h.squares.data) + (size_t)r * h.squares.stride, squares + (size_t)r * N_PARTS, N_PARTS * 4);
     pm_tensor y = pm_lab_activation(lab, p->n, y_cols, NULL), packed_bias = pm_lab_vector(lab, bias, p->rows);
+    take_quants(lab, p);
     if (!pm_lab_ok(lab))
         return;
     pm_lab_begin(lab);
@@ -50,7 +70,7 @@ static void try_norm_linear(pm_lab *lab, const product *p) {
                      &(pm_ref_linear_args){.n = p->n,
                                            .rows = p->rows,
                                            .cols = p->cols,
-                                           .x = x,
+                                           .x = multiplied(lab, p, x),
                                            .w = w.values,
                                            .squares = squares,
                                            .n_parts = N_PARTS,
@@ -81,15 +101,14 @@ void pm_lab_compare_hidden(pm_lab *lab, const pm_hidden *h, const float *gain, c
     }
 }
 
-static void try_linear_add(pm_lab *lab, const product *p) {
+static void try_linear_add(pm_lab *lab, product *p) {
     pm_lab_matrix w = pm_lab_weights(lab, p->dtype, p->rows, p->cols);
-    float *src = pm_lab_floats(lab, (size_t)p->n * p->cols, -2, 2), *x = pm_lab_floats(lab, (size_t)p->n * p->rows, -2, 2);
+    const float *src = pm_lab_floats(lab, (size_t)p->n * p->cols, -2, 2);
+    float *x = pm_lab_floats(lab, (size_t)p->n * p->rows, -2, 2);
     float *gain = pm_lab_floats(lab, p->rows, -0.5f, 1.5f);
     pm_tensor packed_gain = pm_lab_vector(lab, gain, p->rows), in = pm_lab_activation(lab, p->n, p->cols, src);
-    pm_hidden h = {.x = pm_lab_activation(lab, p->n, p->rows, x),
-                   .normed = pm_lab_activation(lab, p->n, p->rows, NULL),
-                   .squares = pm_lab_activation(lab, p->n, p->rows, NULL),
-                   .eps = 1e-6f};
+    pm_hidden h = pm_lab_hidden(lab, p->n, p->rows, x);
+    take_quants(lab, p);
     if (!pm_lab_ok(lab))
         return;
     pm_lab_begin(lab);
@@ -97,6 +116,7 @@ static void try_linear_add(pm_lab *lab, const product *p) {
     double *want = pm_lab_doubles(lab, (size_t)p->n * p->rows), *size = pm_lab_doubles(lab, (size_t)p->n * p->rows);
     if (!pm_lab_run(lab))
         return;
+    src = multiplied(lab, p, src);
     pm_ref_linear(&(pm_ref_linear_args){.n = p->n, .rows = p->rows, .cols = p->cols, .x = src, .w = w.values, .add = x}, want,
                   size);
     pm_lab_compare_hidden(lab, &h, gain, want, size, p->cols);
@@ -119,11 +139,12 @@ static void try_laid_out(pm_lab *lab, product *p, const pm_variant *v, uint32_t 
     else
         try_norm_linear(lab, p);
     lab->dev->forced = NULL;
+    pm_cmd_fast(lab->cmd, (pm_slice){0});
 }
 
 static void try_matvec(pm_lab *lab, const pm_kernel_use *use, const char *type, pm_product_kernel by) {
     const uint32_t *spec = use->spec;
-    product p = {.epilogue = spec[1]};
+    product p = {.epilogue = spec[1], .by_dots = by == PM_BY_DOTS};
     pm_variant v = {.by = by, .shape = {spec[0], spec[2], spec[3], spec[4]}};
     if (pm_lab_read_dtype(type, &p.dtype))
         try_laid_out(lab, &p, &v, spec[2], spec[0] / spec[2] * spec[3], 2 * spec[4]);
@@ -135,6 +156,35 @@ void pm_try_matvec(pm_lab *lab, const pm_kernel_use *use, const char *type) {
 
 void pm_try_matvec_sg(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     try_matvec(lab, use, type, PM_BY_SUBGROUPS);
+}
+
+void pm_try_matvec_dot(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    try_matvec(lab, use, type, PM_BY_DOTS);
+}
+
+void pm_try_matmul_dot(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    product p = {.epilogue = use->spec[1], .by_dots = true};
+    pm_variant v = {.by = PM_BY_DOT_TILES};
+    if (pm_lab_read_dtype(type, &p.dtype))
+        try_laid_out(lab, &p, &v, 1, PM_DOT_TILE_ROWS, PM_DOT_TILE_COLS + 1);
+}
+
+// A row of zeros, one of large and one of small numbers, columns that fill no block.
+void pm_try_quantize(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    enum { ROWS = 3, COLS = 70 * PM_BLOCK - 3 };
+    pm_quants_form form = {.even_odd = use->spec[1], .wide = use->spec[2]};
+    (void)type;
+    float *x = pm_lab_floats(lab, ROWS * COLS, -2, 2);
+    for (uint32_t i = 0; i < ROWS * COLS; i++)
+        x[i] *= i < COLS ? 0 : i < 2 * COLS ? 1e15f : 1e-3f;
+    pm_tensor in = pm_lab_activation(lab, ROWS, COLS, x);
+    pm_slice quants = pm_lab_take(lab, pm_quants_bytes(ROWS, COLS));
+    if (!pm_lab_ok(lab))
+        return;
+    pm_lab_begin(lab);
+    pm_op_quantize(lab->cmd, quants, in, form);
+    if (pm_lab_run(lab))
+        pm_lab_compare(lab, pm_ref_quants_error(x, ROWS, COLS, form.even_odd, form.wide, pm_lab_result(lab, quants)), 0, 1);
 }
 
 void pm_try_matmul(pm_lab *lab, const pm_kernel_use *use, const char *type) {

@@ -107,9 +107,7 @@ void pm_try_experts_sum(pm_lab *lab, const pm_kernel_use *use, const char *type)
     float *gain = pm_lab_floats(lab, DIM, -0.5f, 1.5f);
     double *want = pm_lab_doubles(lab, (size_t)N * DIM), *size = pm_lab_doubles(lab, (size_t)N * DIM);
     pm_tensor packed_gain = pm_lab_vector(lab, gain, DIM), in = pm_lab_activation(lab, N * USED, DIM, products);
-    pm_hidden h = {.x = pm_lab_activation(lab, N, DIM, x),
-                   .normed = pm_lab_activation(lab, N, DIM, NULL),
-                   .squares = pm_lab_activation(lab, N, DIM, NULL)};
+    pm_hidden h = pm_lab_hidden(lab, N, DIM, x);
     pm_routes r = {.n = N, .n_experts = USED, .n_used = USED};
     if (!pm_lab_ok(lab))
         return;
@@ -226,10 +224,7 @@ static void try_add(pm_lab *lab, const product *p, const host_routes *h, const p
     float *src = pm_lab_floats(lab, (size_t)h->n_pairs * p->cols, -2, 2), *x = pm_lab_floats(lab, (size_t)p->n * p->rows, -2, 2);
     float *gain = pm_lab_floats(lab, p->rows, -0.5f, 1.5f);
     pm_tensor packed_gain = pm_lab_vector(lab, gain, p->rows), in = pm_lab_activation(lab, h->n_pairs, p->cols, src);
-    pm_hidden out = {.x = pm_lab_activation(lab, p->n, p->rows, x),
-                     .normed = pm_lab_activation(lab, p->n, p->rows, NULL),
-                     .squares = pm_lab_activation(lab, p->n, p->rows, NULL),
-                     .eps = 1e-6f};
+    pm_hidden out = pm_lab_hidden(lab, p->n, p->rows, x);
     if (!pm_lab_ok(lab))
         return;
     pm_lab_begin(lab);

@@ -14,9 +14,7 @@ void pm_try_embed(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     pm_lab_matrix table = pm_lab_weights(lab, dtype, VOCAB, dim);
     float *gain = pm_lab_floats(lab, dim, -0.5f, 1.5f);
     pm_tensor packed_gain = pm_lab_vector(lab, gain, dim);
-    pm_hidden h = {.x = pm_lab_activation(lab, N, dim, NULL),
-                   .normed = pm_lab_activation(lab, N, dim, NULL),
-                   .squares = pm_lab_activation(lab, N, dim, NULL)};
+    pm_hidden h = pm_lab_hidden(lab, N, dim, NULL);
     pm_slice row_words = pm_lab_put(lab, rows, sizeof(rows) / 4);
     if (!pm_lab_ok(lab))
         return;

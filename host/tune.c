@@ -7,12 +7,11 @@
 #include <string.h>
 
 static const char *const class_names[] = {"one", "few", "many"};
-static const char *const kernel_names[] = {[PM_BY_MATVEC] = "matvec",
-                                           [PM_BY_TILES] = "tiles",
-                                           [PM_BY_MATRICES] = "matrices",
-                                           [PM_BY_SUBGROUPS] = "subgroups",
-                                           [PM_BY_BUFFERS] = "buffers"};
-#define EXACT 0x100u // in a file: a bit of the epilogue
+static const char *const kernel_names[] = {
+    [PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles",         [PM_BY_MATRICES] = "matrices", [PM_BY_SUBGROUPS] = "subgroups",
+    [PM_BY_DOTS] = "dots",     [PM_BY_DOT_TILES] = "dot_tiles", [PM_BY_BUFFERS] = "buffers"};
+#define EXACT 0x100u // in a file: bits of the epilogue
+#define FAST  0x200u
 
 struct pm_tuned {
     pm_plan_entry *list;
@@ -27,7 +26,7 @@ pm_row_class pm_plan_class(uint32_t n) {
 
 static bool same_product(const pm_linear_shape *a, const pm_linear_shape *b) {
     return a->dtype == b->dtype && a->epilogue == b->epilogue && a->rows == b->rows && a->cols == b->cols &&
-           a->n_experts == b->n_experts && a->n_used == b->n_used;
+           a->n_experts == b->n_experts && a->n_used == b->n_used && a->fast == b->fast;
 }
 
 // Short caches and long ones are split differently.
@@ -104,8 +103,9 @@ static void write_product(pm_text *text, const pm_plan_entry *e) {
     pm_text_add(text,
                 "%s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 "/%" PRIu32 " %s %s %" PRIu32 ",%" PRIu32 ",%" PRIu32
                 ",%" PRIu32 " %.1f %.1f\n",
-                pm_dtype_get(p->dtype)->name, p->epilogue | (p->exact ? EXACT : 0), p->rows, p->cols, p->n, p->n_used, p->n_experts,
-                how_text(e), kernel_names[e->variant.by], s->workgroup, s->lanes, s->rows, s->max_cols, e->usual_us, e->us);
+                pm_dtype_get(p->dtype)->name, p->epilogue | (p->exact ? EXACT : 0) | (p->fast ? FAST : 0), p->rows, p->cols, p->n,
+                p->n_used, p->n_experts, how_text(e), kernel_names[e->variant.by], s->workgroup, s->lanes, s->rows, s->max_cols,
+                e->usual_us, e->us);
 }
 
 // "attend F16 HEADS KV_HEADS DIM N LENGTH HOW SPLIT ROWS SUBGROUPS US US"
@@ -160,7 +160,8 @@ static bool read_product(const pm_device *dev, const char *line, pm_plan_entry *
         return false;
     e->rows = pm_plan_class(s->n);
     s->exact = (s->epilogue & EXACT) != 0;
-    s->epilogue &= ~EXACT;
+    s->fast = (s->epilogue & FAST) != 0;
+    s->epilogue &= ~(EXACT | FAST);
     s->tile = s->n_experts ? pm_experts_tile_cols(&dev->caps, s->epilogue) : 0;
     return is_in_table(dev, s, &e->variant);
 }
@@ -237,7 +238,8 @@ static void describe_product(const pm_plan_entry *e, pm_tune_row *row) {
     row->dtype = pm_dtype_get(e->shape.dtype)->name;
     row->rows = e->shape.rows;
     row->cols = e->shape.cols;
-    if (e->variant.by == PM_BY_TILES || (pm_variant_is_matrices(&e->variant) && s->workgroup == 0))
+    if (e->variant.by == PM_BY_TILES || e->variant.by == PM_BY_DOT_TILES ||
+        (pm_variant_is_matrices(&e->variant) && s->workgroup == 0))
         snprintf(row->variant, sizeof(row->variant), "%s", kernel_names[e->variant.by]);
     else
         snprintf(row->variant, sizeof(row->variant), "%s%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32,

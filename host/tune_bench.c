@@ -11,6 +11,7 @@ typedef struct bench {
     const pm_problem *problem;
     pm_variant variants[PM_CONTEST_MOST];
     pm_tensor in, out, normed, squares, vector; // vector: gain or bias
+    pm_slice quants;
     pm_routes routes;
     pm_attend attend;
     pm_attend_way ways[PM_CONTEST_MOST];
@@ -85,6 +86,8 @@ static pm_status open_product(bench *b) {
     PM_TRY(take(b, s->n, hidden, &b->normed));
     PM_TRY(take(b, s->n, hidden, &b->squares));
     PM_TRY(take(b, 1, out > s->cols ? out : s->cols, &b->vector));
+    if (s->fast)
+        PM_TRY(pm_slabs_alloc(b->slabs, pm_quants_bytes(s->n, s->cols), &b->quants));
     return s->n_experts ? find_routes(b) : PM_OK;
 }
 
@@ -105,6 +108,7 @@ static void record_product(void *user, pm_cmd *cmd, int candidate, int piece) {
     pm_hidden h = {.x = b->out, .normed = b->normed, .squares = b->squares, .n_parts = 1, .eps = 1e-6f};
     if (b->problem->shape.n_experts && epilogue & PM_LINEAR_GLU)
         h.normed = b->in;
+    pm_cmd_fast(cmd, b->quants);
     b->dev->forced = &b->variants[candidate];
     if (b->problem->shape.n_experts)
         record_experts(b, cmd, &h, w);

@@ -29,6 +29,10 @@ static const pm_variant linear_table[] = {
     {"32 lanes, rows x 8", PM_BY_MATVEC, {32, 1, 8, 4},  CPU},
     {"subgroups, x 8",   PM_BY_SUBGROUPS, {16, 1, 8, 4},  CPU},
     {"plain",            PM_BY_MATVEC,   {16, 1, 2, 1},  CPU | GPU},
+    {"dots, 32 lanes x 2", PM_BY_DOTS,   {64, 32, 2, 8}, GPU},
+    {"dots, 16 lanes x 2", PM_BY_DOTS,   {64, 16, 2, 8}, GPU},
+    {"dots, a lane a row", PM_BY_DOTS,   {16, 1, 8, 4},  CPU},
+    {"dot tiles",        PM_BY_DOT_TILES, {0, 0, 0, 0},  CPU | GPU},
     // of matrices: subgroups, those above one another, matrices of a subgroup: down, across; 128 by 64 in what follows where they are 16
     {"matrices",         PM_BY_MATRICES, {0, 0, 0, 0},   CPU | GPU},
     {"matrices, 128 x 32", PM_BY_MATRICES, {4, 4, 2, 2}, GPU},
@@ -72,18 +76,27 @@ static bool fits(const pm_device *dev, const pm_linear_shape *shape, const pm_va
     uint32_t cols = shape->n_experts ? shape->tile : s->max_cols;
     if (pm_variant_is_matrices(v))
         return fits_matrices(dev, v);
+    if (v->by == PM_BY_DOT_TILES)
+        return shape->fast && PM_DOT_TILE_ROWS * PM_DOT_TILE_COLS / 32 <= dev->info.max_invocations;
+    if (v->by == PM_BY_DOTS && !shape->fast)
+        return false;
     if (v->by == PM_BY_TILES)
         return PM_TILE_ROWS * PM_TILE_COLS / 16 <= dev->info.max_invocations;
     if (v->by == PM_BY_SUBGROUPS && dev->info.subgroup_min < s->lanes)
         return false;
     uint64_t shared =
-        s->lanes > 1 && v->by == PM_BY_MATVEC ? (uint64_t)(s->rows + 1) * cols * s->workgroup : 0; // matvec.comp: lane_sums
-    shared += (uint64_t)cols * s->workgroup;                                                       // lane_squares
+        s->lanes > 1 && v->by != PM_BY_SUBGROUPS ? (uint64_t)(s->rows + 1) * cols * s->workgroup : 0; // matvec.comp: lane_sums
+    shared += (uint64_t)cols * s->workgroup;                                                          // lane_squares
     return s->workgroup <= dev->info.max_invocations && 4 * shared <= dev->info.max_shared && s->rows * cols <= MOST_SUMS;
 }
 
+bool pm_variant_has_dots(const pm_variant *v) {
+    return v->by == PM_BY_DOTS || v->by == PM_BY_DOT_TILES;
+}
+
 bool pm_variant_same(const pm_variant *a, const pm_variant *b) {
-    return a->by == b->by && (a->by == PM_BY_TILES || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
+    bool shaped = a->by != PM_BY_TILES && a->by != PM_BY_DOT_TILES;
+    return a->by == b->by && (!shaped || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
 }
 
 static bool is_made(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant) {
@@ -91,12 +104,25 @@ static bool is_made(const pm_device *dev, const pm_linear_shape *shape, const pm
     return pm_linear_uses(&dev->caps, shape, variant, uses) > 0 && pm_kernel_available(dev, uses[0].id);
 }
 
+// The same in bytes, where such kernels are made and matrices of halves are not faster still.
+static bool usual_dots(const pm_device *dev, const pm_linear_shape *shape, pm_variant *v) {
+    const pm_caps *caps = &dev->caps;
+    bool few = shape->n <= caps->matvec.max_cols;
+    *v = (pm_variant){.name = "default", .by = PM_BY_DOTS, .shape = few ? caps->matvec : caps->matvec_batch};
+    if (!few && caps->use_tiles)
+        v->by = PM_BY_DOT_TILES;
+    return shape->fast && caps->use_dots && (few || !caps->use_coopmat) && is_made(dev, shape, v);
+}
+
 // What caps.c says of a device of this class.
 static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
     const pm_caps *caps = &dev->caps;
     bool subgroups = caps->use_subgroups && !shape->n_experts, batch = caps->use_subgroup_batch && !shape->n_experts;
     bool floats = shape->dtype == PM_F32 || shape->dtype == PM_F16 || shape->dtype == PM_BF16;
-    pm_variant v = {.name = "default", .by = PM_BY_MATRICES};
+    pm_variant v;
+    if (usual_dots(dev, shape, &v))
+        return v;
+    v = (pm_variant){.name = "default", .by = PM_BY_MATRICES};
     if (shape->n <= caps->matvec.max_cols || (shape->n_experts && !(shape->epilogue & PM_LINEAR_GROUPED)))
         return (pm_variant){.name = "default", .by = subgroups ? PM_BY_SUBGROUPS : PM_BY_MATVEC, .shape = caps->matvec};
     if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &v)) {
@@ -116,13 +142,18 @@ static bool is_for(const pm_device *dev, const pm_linear_shape *shape, const pm_
 }
 
 bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm_variant *variant) {
-    pm_variant first = usual(dev, shape);
-    *variant = first;
-    if (i == 0)
+    pm_linear_shape in_floats = *shape;
+    in_floats.fast = false;
+    const pm_variant first[] = {usual(dev, shape), usual(dev, &in_floats)};
+    int n_first = 2 - pm_variant_same(&first[0], &first[1]);
+    if (i < n_first) {
+        *variant = first[i];
         return true;
+    }
+    i -= n_first - 1;
     for (int row = 0; row < N_LINEAR; row++) {
         const pm_variant *v = &linear_table[row];
-        if (is_for(dev, shape, v) && !pm_variant_same(v, &first) && --i == 0) {
+        if (is_for(dev, shape, v) && !pm_variant_same(v, &first[0]) && !pm_variant_same(v, &first[1]) && --i == 0) {
             *variant = *v;
             return true;
         }
@@ -131,8 +162,10 @@ bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm
 }
 
 bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant) {
-    pm_kernel_use uses[2];
+    pm_kernel_use uses[2], quantize = pm_quantize_use(shape->dtype, shape->epilogue);
     int n = pm_linear_uses(&dev->caps, shape, variant, uses);
+    if (pm_variant_has_dots(variant) && pm_selftest_is_bad(dev, &quantize))
+        return false;
     for (int i = 0; i < n; i++)
         if (!pm_kernel_available(dev, uses[i].id) || pm_selftest_is_bad(dev, &uses[i]))
             return false;

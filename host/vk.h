@@ -133,6 +133,7 @@ typedef enum pm_fate {
     PM_FATE_COUNT
 } pm_fate;
 const char *pm_fate_name(pm_fate fate);
+bool pm_fate_read(const char *text, pm_fate *fate);
 
 typedef struct pm_verdict {
     pm_kernel_use use;
@@ -173,6 +174,8 @@ typedef enum pm_product_kernel {
     PM_BY_MATRICES,  // matmul_cm, of `shape` (variant.c says how) or caps.coopmat
     PM_BY_SUBGROUPS, // matvec_sg, of `shape`
     PM_BY_BUFFERS,   // matmul_cm with two buffers
+    PM_BY_DOTS,      // matvec_dot, of `shape`
+    PM_BY_DOT_TILES, // matmul_dot
     PM_PRODUCT_KERNEL_COUNT
 } pm_product_kernel;
 typedef struct pm_variant {
@@ -187,6 +190,7 @@ typedef struct pm_linear_shape {
     pm_dtype dtype;
     uint32_t epilogue, rows, cols, n;
     bool exact; // no kernel that multiplies halves
+    bool fast;  // also those that round activations to bytes
     // Of products with experts, whose matrices have `rows` each:
     uint32_t n_experts, n_used; // 0: it is none of those
     uint32_t tile;              // most pairs of a row and an expert that one workgroup takes
@@ -202,14 +206,19 @@ pm_variant pm_variant_linear(const pm_device *dev, const pm_linear_shape *shape)
 bool pm_variant_right(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *variant);
 bool pm_variant_any_right(const pm_device *dev, const pm_linear_shape *shape);
 bool pm_variant_same(const pm_variant *a, const pm_variant *b);
+bool pm_variant_has_dots(const pm_variant *v); // multiplies bytes, which pm_op_quantize makes of x
 // Of a kernel that takes any workgroup: the first of the table's sizes that is right.
 uint32_t pm_variant_workgroup(const pm_device *dev, pm_kernel_id kernel, uint32_t usual);
 uint32_t pm_variant_workgroup_at(int i); // those sizes; 0 behind the last
 // Of n uses that compute the same the first that is right; where none is, the first.
 pm_kernel_use pm_variant_use(const pm_device *dev, const pm_kernel_use *uses, int n);
 
-// op_linear.c: the uses that a product makes of kernels, one or two
+// op_linear.c: the uses that a product makes of kernels, one or two; none where the variant cannot
 int pm_linear_uses(const pm_caps *caps, const pm_linear_shape *shape, const pm_variant *variant, pm_kernel_use uses[2]);
+// What comes before a product with weights of this type that multiplies bytes, and what it makes of x.
+pm_kernel_use pm_quantize_use(pm_dtype dtype, uint32_t epilogue);
+struct pm_quants_form;
+struct pm_quants_form pm_quants_form_for(pm_dtype dtype, uint32_t epilogue);
 
 // op_moe.c: the same of a product with experts, none where the variant cannot; and the steps of its verbs, for trials and
 // measurements
@@ -315,7 +324,6 @@ const pm_attend_shape *pm_cmd_attends(const pm_cmd *cmd, int *n);
 // Sticks an error of the recording.
 void pm_cmd_fail(pm_cmd *cmd, pm_status status);
 bool pm_cmd_ok(const pm_cmd *cmd);
-pm_status pm_cmd_run(pm_cmd *cmd);         // ends the recording, submits it and waits
 bool pm_cmd_is_running(const pm_cmd *cmd); // or its wait failed, and nobody knows
 
 #endif

@@ -99,6 +99,26 @@ struct pm_linear_args {
 #define PM_TILE_ROWS 64
 #define PM_TILE_COLS 32
 
+// A row of x as whole numbers: planes of bytes, 8 words a block of PM_BLOCK columns, then this a block. There are two planes for a
+// product under the norm, where a few columns are much larger than the others; the first has the numbers' high bytes. Else one.
+struct pm_quants {
+    float scale;
+    uint sums[2]; // of the numbers in the block's halves, signed
+    uint unused;
+};
+#define PM_QUANTS_MOST      127   // in one byte
+#define PM_QUANTS_MOST_WIDE 32512 // in two: PM_QUANTS_MOST * 256
+
+struct pm_quantize_args {
+    uint blocks;        // of a row
+    uint x_stride;      // floats
+    uint quants_stride; // words
+};
+
+// What a workgroup of matmul_dot computes, with PM_DOT_TILE_ROWS * PM_DOT_TILE_COLS / 32 invocations.
+#define PM_DOT_TILE_ROWS 64
+#define PM_DOT_TILE_COLS 64
+
 // A row's experts are its places 0 .. n_used - 1; pair number row * n_used + place says which expert, and what its result counts.
 struct pm_route {
     uint expert;

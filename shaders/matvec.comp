@@ -4,6 +4,7 @@
 // Bytes read an output: a row of W / COLS; x comes from cache.
 // SUBGROUP: lanes that share a row add up by shuffles and take no shared memory (LANES must divide the subgroup); those of LANES = 1
 // load values of x for one another (the subgroup must have 8 at least).
+// DOTS: x comes as whole numbers (quantize.comp), and so do the weights: packed dot products, exact sums over a part of a block.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #ifdef SUBGROUP
@@ -16,6 +17,9 @@
 #define S_BINDING 1
 #include "weights.glsl"
 #include "linear.glsl"
+#ifdef DOTS
+#include "dots.glsl"
+#endif
 
 layout(constant_id = 2) const uint LANES = 1;
 layout(constant_id = 3) const uint ROWS = 2; // even
@@ -35,6 +39,7 @@ float sums[SUMS];
 uint x_rows[COLS]; // x_row of each column
 float finished[SUMS]; // LANES == 1: the same where an index may vary, so that `sums` can stay in registers
 
+#ifndef DOTS
 float fma4(vec4 w, vec4 v, float sum) {
     return fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sum))));
 }
@@ -159,6 +164,73 @@ void add_block_small(uint row, uint block) {
     if (SCALE_SUMS && PARTS == 1)
         PM_UNROLL for (uint r = 0; r < ROWS; r++) add_scaled(r, f[r], 0, dots[r], sum_x);
 }
+#else
+// Adds row r times column c of a part of a block, of whose quants `dots` is the product.
+void add_part(uint r, uint c, affine f, x_affine v, uint part, int dots) {
+    int sum_x = part == 0 ? v.sums.x : v.sums.y;
+    sums[r * COLS + c] = fma(either(f.scale, part) * v.scale, float(dots - W_BYTE_ZERO * sum_x), sums[r * COLS + c]);
+    if (W_MINUS != 0)
+        sums[r * COLS + c] = fma(-either(f.minus, part) * v.scale, float(sum_x), sums[r * COLS + c]);
+}
+
+// Adds a block of ROWS rows times COLS columns, all of whose words are loaded before they are used.
+void add_block_wide(uint row, uint block) {
+    affine f[ROWS];
+    uvec2 w[ROWS * PM_BLOCK / 8];
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+        uint safe_row = w_row(row + r);
+        packed_block p = weights_load(safe_row, block, a.blocks);
+        f[r] = weights_affine(safe_row, block, a.blocks, a.scale_stride);
+        PM_UNROLL for (uint i = 0; i < PM_BLOCK / 8; i++) w[r * (PM_BLOCK / 8) + i] = weights_bytes_of(p, i);
+    }
+    PM_UNROLL for (uint c = 0; c < COLS; c++) {
+        x_affine x_of = x_affine_of(x_rows[c], block);
+        int dots[ROWS * PARTS];
+        PM_UNROLL for (uint i = 0; i < ROWS * PARTS; i++) dots[i] = 0;
+        PM_UNROLL for (uint plane = 0; plane < PLANES; plane++) {
+            uint at = x_at(x_rows[c], plane, block) / 4;
+            uvec4 v[2] = {x_quads[at], x_quads[at + 1]};
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                PM_UNROLL for (uint i = 0; i < PARTS; i++) dots[r * PARTS + i] <<= 8;
+                PM_UNROLL for (uint i = 0; i < PM_BLOCK / 8; i++) {
+                    uint sum = r * PARTS + (PARTS == 2 ? i / 2 : 0);
+                    dots[sum] = dot_eight(w[r * (PM_BLOCK / 8) + i], i % 2 == 0 ? v[i / 2].xy : v[i / 2].zw, dots[sum]);
+                }
+            }
+        }
+        PM_UNROLL for (uint i = 0; i < ROWS * PARTS; i++) add_part(i / PARTS, c, f[i / PARTS], x_of, i % PARTS, dots[i]);
+    }
+}
+
+// The same with 8 columns of the block at a time, in a loop that stays one (see above).
+void add_block_small(uint row, uint block) {
+    affine f[ROWS];
+    int dots[ROWS * COLS];
+    PM_UNROLL for (uint r = 0; r < ROWS; r++) f[r] = weights_affine(w_row(row + r), block, a.blocks, a.scale_stride);
+    PM_UNROLL for (uint i = 0; i < ROWS * COLS; i++) dots[i] = 0;
+    [[dont_unroll]] for (uint i = 0; i < PM_BLOCK / 8; i++) {
+        uvec2 w[ROWS];
+        PM_UNROLL for (uint r = 0; r < ROWS; r++) w[r] = weights_bytes_at(w_row(row + r), block, a.blocks, i);
+        bool complete = (i + 1) % (PM_BLOCK / 8 / PARTS) == 0;
+        PM_UNROLL for (uint c = 0; c < COLS; c++) {
+            uvec2 v = x_pairs[x_at(x_rows[c], 0, block) / 2 + i], low = PLANES == 2 ? x_pairs[x_at(x_rows[c], 1, block) / 2 + i] : uvec2(0);
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                int high = dot_eight(w[r], v, 0);
+                dots[r * COLS + c] += PLANES == 2 ? dot_eight(w[r], low, high << 8) : high;
+            }
+        }
+        if (!complete)
+            continue;
+        PM_UNROLL for (uint c = 0; c < COLS; c++) {
+            x_affine x_of = x_affine_of(x_rows[c], block);
+            PM_UNROLL for (uint r = 0; r < ROWS; r++) {
+                add_part(r, c, f[r], x_of, PARTS == 2 ? i / 2 : 0, dots[r * COLS + c]);
+                dots[r * COLS + c] = 0;
+            }
+        }
+    }
+}
+#endif
 
 // Leaves the sums where pair_sums finds them.
 void share_sums() {

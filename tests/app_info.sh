@@ -106,7 +106,7 @@ fi
 one_screen plan
 expect 2 "" "MODEL is missing" "$pumice" plan
 expect 2 "" "wanted a whole number from 1" "$pumice" plan "$model" --ctx 0
-expect 2 "" "wanted f16 or f32" "$pumice" plan "$model" --precision f64
+expect 2 "" "wanted f16 or f32 or fast" "$pumice" plan "$model" --precision f64
 VK_DRIVER_FILES=/nonexistent VK_ICD_FILENAMES=/nonexistent expect 3 "" "no Vulkan driver found" "$pumice" plan "$model"
 VK_DRIVER_FILES=/nonexistent VK_ICD_FILENAMES=/nonexistent expect 3 "" "no Vulkan driver found" "$pumice" plan "$model" --json
 

@@ -191,7 +191,7 @@ expect 2 "" "--ids: no id at offset 0" "$pumice" run "$model" --ids 999999999999
 expect 2 "" "goes with none of" "$pumice" run "$model" --ids 5 -p hi
 expect 2 "" "goes with neither" "$pumice" run "$model" --raw -s hi -p hi
 expect 2 "" "wanted off or on" "$pumice" run "$model" -p hi --think perhaps
-expect 2 "" "wanted f16 or f32" "$pumice" run "$model" -p hi --precision f64
+expect 2 "" "wanted f16 or f32 or fast" "$pumice" run "$model" -p hi --precision f64
 expect 2 "" "wanted a number from 0" "$pumice" run "$model" -p hi --temp nan
 expect 2 "" "wanted a whole number from 1" "$pumice" run "$model" -p hi --ctx 0
 expect 1 "" "the prompt has 15 tokens, the context has room for 14" "$pumice" run "$model" -p "$strawberry" --ctx 14

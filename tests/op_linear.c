@@ -23,6 +23,7 @@ typedef struct linear_case {
 // ---- one case ---------------------------------------------------------------------------------------------------------
 
 static uint64_t weight_bytes; // of the last case's data plane
+static bool by_dots;          // products multiply x in bytes
 
 // The weights of a case: Q, K and V stacked, gate and up interleaved, or one matrix; the floats in the order of the device's rows.
 typedef struct weights {
@@ -66,6 +67,26 @@ static pm_hidden normed_input(uint32_t n, uint32_t dim, const float *normed, con
     return h;
 }
 
+static const pm_dtype dot_types[] = {PM_Q8_0, PM_Q4_0, PM_Q4_1, PM_Q5_0, PM_Q5_1, PM_Q4_K, PM_Q5_K, PM_Q6_K};
+
+// Room for x in bytes, where it is to be multiplied so; and x as it then was, which op_quantize.c judges.
+static pm_slice take_quants(const linear_case *c) {
+    pm_slice quants = {0};
+    if (by_dots)
+        quants = check_out(pm_quants_bytes(c->n, c->cols) / 4);
+    pm_cmd_fast(check_cmd, quants);
+    return quants;
+}
+
+static const float *multiplied(const linear_case *c, pm_slice quants, const float *x) {
+    if (!by_dots)
+        return x;
+    float *values = check_alloc((size_t)c->n * c->cols, sizeof(float));
+    pm_quants_form f = pm_quants_form_for(c->dtype, c->form == ADD ? PM_LINEAR_ADD : PM_LINEAR_NORM);
+    pm_ref_dequantize(check_got(quants), c->n, c->cols, f.even_odd, f.wide, values);
+    return values;
+}
+
 static void run_norm(const linear_case *c) {
     float scale = 1 / sqrtf((float)c->cols);
     weights w = c->form == GLU ? interleaved(c, scale) : stacked(c, scale);
@@ -76,6 +97,7 @@ static void run_norm(const linear_case *c) {
     float *bias_values = check_normals(c->rows, 1);
     pm_hidden h = normed_input(c->n, c->cols, normed, squares, n_parts);
     pm_tensor y = check_out_tensor(c->n, y_cols, y_cols, NULL), bias = check_pack_vector(bias_values, c->rows);
+    pm_slice quants = take_quants(c);
 
     check_record();
     if (c->form == GLU)
@@ -88,7 +110,7 @@ static void run_norm(const linear_case *c) {
     pm_ref_linear(&(pm_ref_linear_args){.n = c->n,
                                         .rows = c->rows,
                                         .cols = c->cols,
-                                        .x = normed,
+                                        .x = multiplied(c, quants, normed),
                                         .w = w.values,
                                         .squares = squares,
                                         .n_parts = n_parts,
@@ -110,6 +132,7 @@ static void run_add(const linear_case *c) {
                    .normed = check_out_tensor(c->n, c->rows, c->rows, NULL),
                    .squares = check_in_tensor(c->n, c->rows, NULL),
                    .eps = 1e-6f};
+    pm_slice quants = take_quants(c);
 
     check_record();
     pm_op_linear_add(check_cmd, &h, src, w, gain);
@@ -119,8 +142,9 @@ static void run_add(const linear_case *c) {
     check_run();
 
     double *want = check_doubles((size_t)c->n * c->rows), *size = check_doubles((size_t)c->n * c->rows);
-    pm_ref_linear(&(pm_ref_linear_args){.n = c->n, .rows = c->rows, .cols = c->cols, .x = src_values, .w = m.values, .add = x},
-                  want, size);
+    const float *used = multiplied(c, quants, src_values);
+    pm_ref_linear(&(pm_ref_linear_args){.n = c->n, .rows = c->rows, .cols = c->cols, .x = used, .w = m.values, .add = x}, want,
+                  size);
     check_near("x", h.x, want, size, c->cols);
     check_hidden(&h, gain_values, want, size, c->cols);
 }
@@ -226,6 +250,41 @@ static void every_tile_of_matrices(void **state) {
         run_case(&(linear_case){.form = ADD, .dtype = PM_Q4_0, .rows = 2 * m.rows - 1, .cols = 32, .n = 2 * m.cols - 1});
         check_dev->forced = NULL;
     }
+}
+
+static void skip_without_dots(void) {
+    if (!check_dev->caps.use_dots || !pm_kernel_available(check_dev, PM_K_matvec_dot_q8_0)) {
+        print_message("%s, or the GLSL compiler of this build, has no packed dot products\n", check_dev->info.name);
+        skip();
+    }
+}
+
+// By packed dot products: every type that has them with one epilogue and few rows, with all and many, and sizes around those of a
+// tile. More columns than a lane has blocks, and a last block alone.
+static void every_type_in_bytes(void **state) {
+    static const uint32_t rows[] = {PM_DOT_TILE_ROWS, PM_DOT_TILE_ROWS - 2, PM_DOT_TILE_ROWS + 2, 2, 330};
+    static const uint32_t counts[] = {PM_DOT_TILE_COLS, PM_DOT_TILE_COLS - 1, PM_DOT_TILE_COLS + 1, 9, 2 * PM_DOT_TILE_COLS + 1};
+    (void)state;
+    skip_without_dots();
+    by_dots = true;
+    for (size_t d = 0; d < CHECK_COUNT(dot_types); d++)
+        for (int f = NORM; f <= ADD; f++) {
+            uint32_t i = (uint32_t)(d + (size_t)f) % CHECK_COUNT(rows), odd = f != GLU;
+            if (!check_wants(dot_types[d]))
+                continue;
+            run_case(&(linear_case){.form = (form)f, .dtype = dot_types[d], .rows = 134 + odd, .cols = 1120, .n = 1 + (uint32_t)f});
+            run_case(&(linear_case){.form = (form)f, .dtype = dot_types[d], .rows = rows[i], .cols = 32, .n = counts[i]});
+            run_case(&(linear_case){.form = (form)f, .dtype = dot_types[d], .rows = 66 + odd, .cols = 1024, .n = 65});
+        }
+    by_dots = false;
+}
+
+// Without room for them: in floats.
+static void floats_in_spite_of_dots(void **state) {
+    (void)state;
+    skip_without_dots();
+    run_case(&(linear_case){.form = ADD, .dtype = PM_Q8_0, .rows = 131, .cols = 160, .n = 4});
+    assert_int_equal(pm_cmd_n_dispatches(check_cmd), 1);
 }
 
 // Where the caller wants floats he gets floats.
@@ -394,7 +453,8 @@ static void cut(form f, pm_dtype dtype, uint32_t n) {
     uint32_t row_bytes = (uint32_t)(weight_bytes / c.rows), rows = BINDING / row_bytes / 256 * 256;
     int parts = (int)((c.rows + rows - 1) / rows);
     assert_in_range(parts, 2, 20);
-    assert_in_range(pm_cmd_n_dispatches(check_cmd), n == 5 ? 2 * parts : parts, 20); // 5: two pairs of columns, and one left over
+    assert_in_range(pm_cmd_n_dispatches(check_cmd), n == 5 ? 2 * parts : parts + by_dots,
+                    21); // 5: two pairs of columns, and one left over
 }
 
 static void every_type_cut(void **state) {
@@ -416,6 +476,15 @@ static void tiles_cut(void **state) {
     cut(ADD, PM_F32, 9);
     cut(ADD, PM_Q8_0, 8);
     cut(GLU, PM_Q4_0, 3);
+}
+
+static void dots_cut(void **state) {
+    (void)state;
+    skip_without_dots();
+    by_dots = true;
+    cut(ADD, PM_Q8_0, 1);
+    cut(GLU, PM_Q4_K, 9);
+    by_dots = false;
 }
 
 static void matrices_cut(void **state) {
@@ -464,6 +533,33 @@ static int open_lanes_32(void **state) {
 static int open_lanes_4(void **state) {
     (void)state;
     return open_shaped("32,4,4,2");
+}
+
+static int open_dots(const char *shape, const char *tiles) {
+    setenv("PM_MATVEC", shape, 1);
+    setenv("PM_MATVEC_BATCH", shape, 1);
+    setenv("PM_TILES", tiles, 1);
+    setenv("PM_DOTS", "1", 1);
+    check_open(MEGABYTES);
+    return 0;
+}
+
+static int open_dots_32(void **state) {
+    (void)state;
+    return open_dots("64,32,2,8", "1");
+}
+
+static int open_dots_1(void **state) {
+    (void)state;
+    return open_dots("16,1,8,4", "0");
+}
+
+static int open_dots_cut(void **state) {
+    char text[16];
+    (void)state;
+    snprintf(text, sizeof(text), "%d", BINDING);
+    setenv("PM_MAX_BINDING_BYTES", text, 1);
+    return open_dots("64,32,2,2", "1");
 }
 
 // A lane a row, and few values of x loaded by each for the others.
@@ -531,6 +627,7 @@ static int close_shaped(void **state) {
     unsetenv("PM_MATVEC_BATCH");
     unsetenv("PM_TILES");
     unsetenv("PM_SUBGROUPS");
+    unsetenv("PM_DOTS");
     unsetenv("PM_MAX_BINDING_BYTES");
     return check_close(state);
 }
@@ -550,6 +647,8 @@ int main(void) {
     const struct CMUnitTest matrices[] = {cmocka_unit_test(every_type_on_matrices), cmocka_unit_test(every_tile_of_matrices),
                                           cmocka_unit_test(exact_in_spite_of_matrices)};
     const struct CMUnitTest matrix_parts[] = {cmocka_unit_test(matrices_cut)};
+    const struct CMUnitTest dots[] = {cmocka_unit_test(every_type_in_bytes), cmocka_unit_test(floats_in_spite_of_dots)};
+    const struct CMUnitTest dot_parts[] = {cmocka_unit_test(dots_cut)};
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
     failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);
     failed += cmocka_run_group_tests_name("linear, 4 lanes a row", shaped, open_lanes_4, close_shaped);
@@ -558,6 +657,9 @@ int main(void) {
     failed += cmocka_run_group_tests_name("linear, tiles in parts", tiled_parts, open_tiles_cut, close_shaped);
     failed += cmocka_run_group_tests_name("linear, matrices", matrices, open_coopmat, close_shaped);
     failed += cmocka_run_group_tests_name("linear, matrices in parts", matrix_parts, open_coopmat_cut, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, dots, 32 lanes a row and tiles", dots, open_dots_32, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, dots, a lane a row", dots, open_dots_1, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, dots in parts", dot_parts, open_dots_cut, close_shaped);
     failed += cmocka_run_group_tests_name("linear in parts", parts, open_groups_of_128, close_shaped);
     failed += cmocka_run_group_tests_name("linear in parts, odd groups", odd_parts, open_groups_of_384, close_shaped);
     return failed != 0;

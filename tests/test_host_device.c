@@ -261,6 +261,7 @@ static const pm_device_info some_gpu = {
     .subgroup_min = 32,
     .subgroup_max = 64,
     .int_dot = true,
+    .int_dot_accelerated = true,
     .n_coopmats = 1,
     .coopmats = {{16, 16, 16, "f16", "f32"}},
     .max_binding = UINT64_C(1) << 31,
@@ -289,11 +290,15 @@ static void caps_follow_the_device(void **state) {
     pm_device_info info = some_gpu;
     pm_caps_fill(&info, &caps);
     assert_int_equal(caps.has, PM_NEED_SUBGROUP | PM_NEED_F16 | PM_NEED_INT_DOT | PM_NEED_COOPMAT);
-    assert_true(caps.use_tiles && caps.use_coopmat);
+    assert_true(caps.use_tiles && caps.use_coopmat && caps.use_dots);
     assert_int_equal(caps.coopmat.subgroup, 32);
     assert_int_equal(caps.coopmat.rows % caps.coopmat.workgroup, 0);
     assert_int_equal(caps.max_binding, info.max_binding);
     assert_false(caps.map_device);
+
+    info.int_dot_accelerated = false; // the kernels are there, and slower than floats
+    pm_caps_fill(&info, &caps);
+    assert_true(caps.has & PM_NEED_INT_DOT && !caps.use_dots);
 
     info.subgroup_size_control = false; // the kernel could not know how many matrices are whose
     pm_caps_fill(&info, &caps);
@@ -319,6 +324,8 @@ static void caps_follow_the_environment(void **state) {
     assert_int_equal(fill_with("PM_MAX_BINDING_BYTES", "134217728", false).max_binding, 1 << 27);
     assert_int_equal(fill_with("PM_WITHOUT", "f16,coopmat", false).has, PM_NEED_SUBGROUP | PM_NEED_INT_DOT);
     assert_false(fill_with("PM_TILES", "0", false).use_tiles);
+    assert_false(fill_with("PM_DOTS", "0", false).use_dots);
+    assert_false(fill_with("PM_WITHOUT", "int_dot", false).use_dots);
     assert_int_equal(fill_with("PM_ATTEND_SPLIT", "512", false).attend_split, 512);
     assert_int_equal(fill_with("PM_MAX_CHUNK", "7", false).max_chunk, 7);
 }

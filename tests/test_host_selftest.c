@@ -82,7 +82,7 @@ static pm_fate try_use(const char *text) {
 
 // ---- tests ------------------------------------------------------------------------------------------------------------
 
-// A new row of kernels.txt gets a case in a host/trial_*.c, and a use in host/selftest.c or a variant that makes one.
+// A new row of kernels.txt gets a case in a host/trial_*.c, and a use in host/selftest_list.c or a variant that makes one.
 static void every_kernel_is_tried(void **state) {
     (void)state;
     pm_verdict *list;
@@ -96,7 +96,39 @@ static void every_kernel_is_tried(void **state) {
         if (!pm_lab_knows((pm_kernel_id)id))
             fail_msg("%s: no case in host/trial.c and trial_*.c", name);
         if (!listed)
-            fail_msg("%s: pumice devices --test leaves it out: host/selftest.c, fixed_uses", name);
+            fail_msg("%s: pumice devices --test leaves it out: host/selftest_list.c, fixed_uses", name);
+    }
+    pm_free(list);
+}
+
+static bool lists_one_of(const pm_verdict *list, int n, const pm_kernel_use *uses, int n_uses) {
+    for (int i = 0; i < n; i++)
+        for (int u = 0; u < n_uses; u++)
+            if (pm_kernel_same_use(&list[i].use, &uses[u]))
+                return true;
+    return false;
+}
+
+// With one row of x or with many; the defaults with both.
+static void every_variant_is_tried(void **state) {
+    (void)state;
+    pm_verdict *list;
+    int n;
+    must(pm_selftest_list(dev, &list, &n));
+    for (int d = 0; d < PM_DTYPE_COUNT; d++) {
+        pm_linear_shape one = {.dtype = (pm_dtype)d, .epilogue = PM_LINEAR_NORM | PM_LINEAR_GLU, .n = 1},
+                        many = {.dtype = (pm_dtype)d, .epilogue = PM_LINEAR_ADD, .n = 64};
+        pm_kernel_use uses[4];
+        pm_variant v;
+        for (int i = 0; pm_variant_at(dev, &one, i, &v); i++) {
+            int n_one = pm_linear_uses(&dev->caps, &one, &v, uses), n_uses = n_one;
+            n_uses += i > 0 ? pm_linear_uses(&dev->caps, &many, &v, uses + n_one) : 0;
+            if (pm_kernel_available(dev, uses[0].id) && !lists_one_of(list, n, uses, n_uses))
+                fail_msg("%s: its variant %d, \"%s\", is left out", pm_kernel_get_info(uses[0].id)->name, i, v.name);
+        }
+        pm_variant_at(dev, &many, 0, &v);
+        int n_many = pm_linear_uses(&dev->caps, &many, &v, uses);
+        assert_true(!pm_kernel_available(dev, uses[0].id) || lists_one_of(list, n, uses, n_many));
     }
     pm_free(list);
 }
@@ -353,19 +385,11 @@ static void noise_decides_nothing(void **state) {
 int main(void) {
 #define FRESH(test) cmocka_unit_test_setup(test, forget)
     const struct CMUnitTest tests[] = {
-        FRESH(every_kernel_is_tried),
-        FRESH(uses_are_text),
-        FRESH(trials_see_what_is_broken),
-        FRESH(bad_ones_are_passed_over),
-        FRESH(a_forged_cache_stops_nobody),
-        FRESH(a_mark_is_left_by_a_crash),
-        FRESH(without_memory),
-        FRESH(switched_off),
-        FRESH(variants_take_turns),
-        FRESH(a_plan_decides),
-        FRESH(a_plan_splits_the_cache),
-        FRESH(a_roof_ends_the_search),
-        FRESH(noise_decides_nothing),
+        FRESH(every_kernel_is_tried),     FRESH(every_variant_is_tried),   FRESH(uses_are_text),
+        FRESH(trials_see_what_is_broken), FRESH(bad_ones_are_passed_over), FRESH(a_forged_cache_stops_nobody),
+        FRESH(a_mark_is_left_by_a_crash), FRESH(without_memory),           FRESH(switched_off),
+        FRESH(variants_take_turns),       FRESH(a_plan_decides),           FRESH(a_plan_splits_the_cache),
+        FRESH(a_roof_ends_the_search),    FRESH(noise_decides_nothing),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
