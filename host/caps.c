@@ -165,17 +165,18 @@ static const pm_coopmat_info *find_coopmat(const pm_device_info *info) {
     const pm_coopmat_info *best = NULL;
     for (int i = 0; i < info->n_coopmats; i++) {
         const pm_coopmat_info *m = &info->coopmats[i];
-        bool fits = !strcmp(m->a, "f16") && !strcmp(m->c, "f32") && PM_BLOCK % m->k == 0 && m->m % 2 == 0;
+        bool halves = !strcmp(m->a, "f16") && !strcmp(m->c, "f32");
+        bool fits = halves && PM_BLOCK % m->k == 0 && m->m >= 4 && (m->m & (m->m - 1)) == 0;
         if (fits && (!best || (m->m == m->n && best->m != best->n)))
             best = m;
     }
     return best;
 }
 
-// What matmul_cm.comp declares.
-static uint32_t coopmat_shared(const pm_coopmat_shape *s) {
-    uint32_t tiles = 2 * (s->rows + s->cols) * (PM_BLOCK + 8), sums = s->workgroup / s->subgroup * s->m * s->n;
-    return tiles + 4 * (sums + s->cols + s->cols * s->down * (s->m / 2));
+uint64_t pm_coopmat_shared(const pm_coopmat_shape *s) {
+    uint64_t tiles = 2 * (uint64_t)s->buffers * (s->rows + s->cols) * (PM_BLOCK + 8);
+    uint64_t sums = (uint64_t)s->workgroup / s->subgroup * s->m * s->n;
+    return tiles + 4 * (sums + s->cols + s->cols * s->down);
 }
 
 // 4 subgroups, 2 by 2. One of them takes 4 by 2 matrices of 16 (a tile of 128 rows by 64: 24 KiB of shared memory), of smaller ones
@@ -196,8 +197,9 @@ static bool lay_coopmat(const pm_device_info *info, pm_coopmat_shape *shape) {
         .rows = rows > workgroup ? rows : workgroup,
         .cols = 2 * 2 * m->n,
         .down = 2,
+        .buffers = 1,
     };
-    return workgroup <= info->max_invocations && coopmat_shared(shape) <= info->max_shared;
+    return workgroup <= info->max_invocations && pm_coopmat_shared(shape) <= info->max_shared;
 }
 
 static uint32_t has(const pm_device_info *info) {
