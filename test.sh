@@ -1,9 +1,9 @@
 #!/bin/sh
 # Proves the tree: builds with gcc and clang, runs every suite on every driver, under the validation layers and the sanitizers,
 # fuzzes, and checks rooms and format. The last line is "N passed, N failed"; the exit code is 0 when nothing failed.
-#   ./test.sh           all of it
+#   ./test.sh           all of it; of Arm, Android and Windows a slice
 #   ./test.sh --quick   the inner loop: one build, lavapipe, rooms, format
-#   ./test.sh --all     also newer drivers, the slow sweeps, and real weights against llama.cpp
+#   ./test.sh --all     also newer drivers, the slow sweeps, more of the other systems, packages, and real weights against llama.cpp
 set -u
 root=$(cd "$(dirname "$0")" && pwd)
 . "$root/tests/setup.sh"
@@ -125,9 +125,10 @@ part "suite on $drivers" count tests/drivers.sh "$gcc_build" $drivers
 part "suite under the validation layers" run_validation
 part "suite under ASan and UBSan" run_sanitized
 [ "$mode" != --all ] || part "packages" count tests/package.sh "$gcc_build"
-[ "$mode" != --all ] || PM_SLOW='' part "64-bit Arm" count tests/arm.sh
-[ "$mode" != --all ] || part "Android" count tests/android.sh
-[ "$mode" != --all ] || part "Windows" count tests/windows.sh
+[ "$mode" = --all ] && how='' || how=quick
+PM_SLOW='' part "64-bit Arm" count tests/arm.sh "$how"
+part "Android" count tests/android.sh "$how"
+part "Windows" count tests/windows.sh "$how"
 part "fuzz" count tests/fuzz.sh "$clang_build" 60
 [ "$mode" != --all ] || part "real weights against llama.cpp" count tests/peer.sh "$gcc_build"
 finish

@@ -40,6 +40,8 @@ static const profile cpu_profile = {
 static const profile gpu_profile = {
     .matvec = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
     .matvec_batch = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
+    .subgroup_batch = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8}, // only where it is asked for
+    .subgroup_batch_floats = {.workgroup = 64, .lanes = 32, .rows = 2, .max_cols = 8},
     .use_tiles = true,
     .attend_split = 256,
     .max_chunk = 256,
@@ -163,17 +165,18 @@ static const pm_coopmat_info *find_coopmat(const pm_device_info *info) {
     const pm_coopmat_info *best = NULL;
     for (int i = 0; i < info->n_coopmats; i++) {
         const pm_coopmat_info *m = &info->coopmats[i];
-        bool fits = !strcmp(m->a, "f16") && !strcmp(m->c, "f32") && PM_BLOCK % m->k == 0 && m->m % 2 == 0;
+        bool halves = !strcmp(m->a, "f16") && !strcmp(m->c, "f32");
+        bool fits = halves && PM_BLOCK % m->k == 0 && m->m >= 4 && (m->m & (m->m - 1)) == 0;
         if (fits && (!best || (m->m == m->n && best->m != best->n)))
             best = m;
     }
     return best;
 }
 
-// What matmul_cm.comp declares.
-static uint32_t coopmat_shared(const pm_coopmat_shape *s) {
-    uint32_t tiles = 2 * (s->rows + s->cols) * (PM_BLOCK + 8), sums = s->workgroup / s->subgroup * s->m * s->n;
-    return tiles + 4 * (sums + s->cols + s->cols * s->down * (s->m / 2));
+uint64_t pm_coopmat_shared(const pm_coopmat_shape *s) {
+    uint64_t tiles = 2 * (uint64_t)s->buffers * (s->rows + s->cols) * (PM_BLOCK + 8);
+    uint64_t sums = (uint64_t)s->workgroup / s->subgroup * s->m * s->n;
+    return tiles + 4 * (sums + s->cols + s->cols * s->down);
 }
 
 // 4 subgroups, 2 by 2. One of them takes 4 by 2 matrices of 16 (a tile of 128 rows by 64: 24 KiB of shared memory), of smaller ones
@@ -194,8 +197,9 @@ static bool lay_coopmat(const pm_device_info *info, pm_coopmat_shape *shape) {
         .rows = rows > workgroup ? rows : workgroup,
         .cols = 2 * 2 * m->n,
         .down = 2,
+        .buffers = 1,
     };
-    return workgroup <= info->max_invocations && coopmat_shared(shape) <= info->max_shared;
+    return workgroup <= info->max_invocations && pm_coopmat_shared(shape) <= info->max_shared;
 }
 
 static uint32_t has(const pm_device_info *info) {
@@ -220,6 +224,14 @@ static void choose_subgroups(const pm_device_info *info, pm_caps *caps) {
     bool lavapipe = info->driver_id == VK_DRIVER_ID_MESA_LLVMPIPE && caps->has & PM_NEED_SUBGROUP;
     caps->use_subgroups = lavapipe && major == 25;
     caps->use_subgroup_batch = lavapipe && major >= 25;
+}
+
+// Lanes that add up by shuffles are of one subgroup.
+static void fit_lanes(const pm_device_info *info, pm_caps *caps) {
+    pm_matvec_shape *shapes[] = {&caps->matvec, &caps->subgroup_batch, &caps->subgroup_batch_floats};
+    for (int i = caps->use_subgroups ? 0 : 1; i < (caps->use_subgroup_batch ? 3 : 1); i++)
+        if (shapes[i]->lanes > info->subgroup_min)
+            shapes[i]->lanes = info->subgroup_min;
 }
 
 static void apply_overrides(const pm_device_info *info, pm_caps *caps) {
@@ -275,6 +287,7 @@ void pm_caps_fill(const pm_device_info *info, pm_caps *caps) {
     lay_coopmat(info, &caps->coopmat);
     choose_subgroups(info, caps);
     apply_overrides(info, caps);
+    fit_lanes(info, caps);
 }
 
 void pm_caps_limit(pm_device_info *info) {

@@ -6,7 +6,8 @@
 //   PM_MATVEC=workgroup,lanes,rows,max_cols   struct pm_matvec_shape of matvec; PM_MATVEC_BATCH: of matvec_batch
 //   PM_SUBGROUPS=0|1                          products by matvec_sg instead, where a subgroup has 8 lanes
 //   PM_DOTS=0|1                               products in --precision fast by int8 dot products, where the device has them
-//   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices
+//   PM_TILES=0|1|2                            products of many rows: by matvec, matmul, matmul_cm where the device has matrices;
+//                                             2: attention of prompts by attend_cm, too
 //   PM_ATTEND_SPLIT=n  PM_MAX_CHUNK=n
 //   PM_SUBMIT_MS=n                            the longest a submission is meant to take (150)
 //   PM_MAX_BINDING_BYTES=n                    less than the device's maxStorageBufferRange: splits weights as phones must
@@ -46,7 +47,9 @@ typedef struct pm_coopmat_shape {
     uint32_t m, n, k;             // rows of w, rows of x, columns of a matrix
     uint32_t rows, cols;          // of a workgroup's tile: rows of w, a multiple of the workgroup; rows of x
     uint32_t down;                // subgroups above one another
+    uint32_t buffers;             // for blocks in shared memory: 1 or 2
 } pm_coopmat_shape;
+uint64_t pm_coopmat_shared(const pm_coopmat_shape *shape); // bytes that the kernel declares, at most
 
 typedef struct pm_caps {
     pm_device_class device_class;
@@ -57,20 +60,20 @@ typedef struct pm_caps {
     bool use_subgroup_batch;                               // and, for more rows of x, instead of matvec_batch, in these shapes:
     pm_matvec_shape subgroup_batch, subgroup_batch_floats; // weights that are quants; floats of 16 bits and more
     bool use_tiles;                                        // matmul.comp for more rows than matvec.max_cols
-    bool use_coopmat;                                      // matmul_cm.comp instead, where halves are exact enough
-    bool use_dots;                                         // matvec_dot, and matmul_dot for matmul, where bytes are exact enough
-    pm_coopmat_shape coopmat;                              // where use_coopmat
-    uint64_t max_binding;   // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
-    uint32_t max_groups;    // of dispatch dimension x
-    uint32_t attend_split;  // positions a split of the cache
-    uint32_t max_chunk;     // rows of a prefill pass
-    uint64_t submit_ns;     // that a submission may take
-    uint32_t row_workgroup; // invocations where one workgroup goes through a row of logits; a power of two
-    bool chosen;            // an override says how products or attention are laid out: no plan does
-    bool self_test;         // kernels are tried before they are used
-    uint32_t trial_ms;      // the longest that a submission of a trial may take
-    double tune_seconds;    // that a first answer may wait for measurements
-    bool map_device;        // PM_MEM_DEVICE is mapped: the device shares its memory with the host
+    bool use_coopmat;         // matmul_cm.comp instead, and attend_cm.comp, where halves are exact enough
+    bool use_dots;            // matvec_dot, and matmul_dot for matmul, where bytes are exact enough
+    pm_coopmat_shape coopmat; // where use_coopmat
+    uint64_t max_binding;     // bytes bound at once, from maxStorageBufferRange (and PM_MAX_BINDING_BYTES)
+    uint32_t max_groups;      // of dispatch dimension x
+    uint32_t attend_split;    // positions a split of the cache
+    uint32_t max_chunk;       // rows of a prefill pass
+    uint64_t submit_ns;       // that a submission may take
+    uint32_t row_workgroup;   // invocations where one workgroup goes through a row of logits; a power of two
+    bool chosen;              // an override says how products or attention are laid out: no plan does
+    bool self_test;           // kernels are tried before they are used
+    uint32_t trial_ms;        // the longest that a submission of a trial may take
+    double tune_seconds;      // that a first answer may wait for measurements
+    bool map_device;          // PM_MEM_DEVICE is mapped: the device shares its memory with the host
 } pm_caps;
 
 // Takes from info what --limits and PM_LIMITS say that the device is to lack.

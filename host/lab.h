@@ -86,7 +86,7 @@ typedef void pm_lab_case(pm_lab *lab, const pm_kernel_use *use, const char *type
 pm_lab_case pm_try_matvec, pm_try_matvec_sg, pm_try_matmul, pm_try_matmul_cm;                             // trial_linear.c
 pm_lab_case pm_try_quantize, pm_try_matvec_dot, pm_try_matmul_dot;                                        // trial_linear.c
 pm_lab_case pm_try_embed, pm_try_gather;                                                                  // trial_point.c
-pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_merge;                                        // trial_attend.c
+pm_lab_case pm_try_rope_store, pm_try_attend, pm_try_attend_cm, pm_try_attend_merge;                      // trial_attend.c
 pm_lab_case pm_try_route, pm_try_group, pm_try_experts_sum, pm_try_experts_matvec, pm_try_experts_matmul; // trial_moe.c
 pm_lab_case pm_try_adjust, pm_try_sieve, pm_try_sample, pm_try_logprobs;                                  // trial_sample.c
 pm_lab_case pm_try_ceiling;                                                                               // trial_ceiling.c

@@ -85,19 +85,76 @@ static bool split_at(const pm_device *dev, const pm_attend_shape *s, int i, uint
     return false;
 }
 
-// Many rows: fewer of them at once.
+// What attend_cm.comp declares.
+static uint32_t matrices_shared(const pm_coopmat_shape *m, uint32_t head_dim, uint32_t subgroups) {
+    uint32_t keys = PM_PAGE * (head_dim + 8), values = head_dim * (PM_PAGE + 8), scores = subgroups * m->m * (PM_PAGE + 8);
+    return 2 * (keys > values ? keys : values) + (2 + 4) * scores;
+}
+
+// Heads of 256 would leave no registers for q and what is summed.
+static bool fits_matrices(const pm_device *dev, const pm_attend_shape *s, uint32_t subgroups) {
+    enum { MOST_DIM = 128 };
+    const pm_coopmat_shape *m = &dev->caps.coopmat;
+    bool there = s->dtype == PM_F16    ? pm_kernel_available(dev, PM_K_attend_cm_f16)
+                 : s->dtype == PM_Q8_0 ? pm_kernel_available(dev, PM_K_attend_cm_q8_0)
+                                       : false;
+    if (!there || s->head_dim % PM_PAGE || s->head_dim > MOST_DIM || PM_PAGE % m->n || PM_PAGE % m->k || m->n % 4 || m->k % 4)
+        return false;
+    bool lanes = m->subgroup < m->m ? m->m % m->subgroup == 0 : m->subgroup % m->m == 0 && m->subgroup / m->m <= PM_PAGE / 4;
+    return lanes && s->n_heads / s->n_kv_heads <= subgroups * m->m && subgroups * m->subgroup <= dev->info.max_invocations &&
+           matrices_shared(m, s->head_dim, subgroups) <= dev->info.max_shared;
+}
+
+static pm_kernel_use matrices_use(const pm_device *dev, const pm_attend_shape *s, uint32_t subgroups) {
+    const pm_coopmat_shape *m = &dev->caps.coopmat;
+    return (pm_kernel_use){
+        .id = s->dtype == PM_Q8_0 ? PM_K_attend_cm_q8_0 : PM_K_attend_cm_f16,
+        .spec = {subgroups * m->subgroup, s->head_dim, m->subgroup, s->n_heads / s->n_kv_heads, m->m, m->n, m->k},
+        .n_spec = 7};
+}
+
+// Batch rows of a workgroup.
+static uint32_t rows_of(const pm_kernel_use *use) {
+    const uint32_t *spec = use->spec;
+    if (use->id == PM_K_attend_cm_f16 || use->id == PM_K_attend_cm_q8_0)
+        return spec[0] / spec[2] * spec[4] / spec[3];
+    return use->n_spec > 3 ? spec[3] : 1;
+}
+
+enum { MANY_WAYS = 8 };
+
+static int add_matrices(const pm_device *dev, const pm_attend_shape *s, uint32_t subgroups, pm_attend_way *way) {
+    if (!fits_matrices(dev, s, subgroups))
+        return 0;
+    pm_kernel_use use = matrices_use(dev, s, subgroups);
+    *way = (pm_attend_way){.rows = rows_of(&use), .subgroups = subgroups};
+    return 1;
+}
+
+// Many rows: by matrices, where products are multiplied so; by lanes, and by them with fewer rows at once.
+static int list_many(const pm_device *dev, const pm_attend_shape *s, pm_attend_way ways[MANY_WAYS]) {
+    int n = dev->caps.use_coopmat ? add_matrices(dev, s, 4, ways) : 0;
+    bool first = n > 0;
+    for (uint32_t rows = usual_rows(dev, s); rows > 0; rows /= 2)
+        ways[n++] = (pm_attend_way){.rows = rows};
+    n += first ? 0 : add_matrices(dev, s, 4, ways + n);
+    return n + add_matrices(dev, s, 8, ways + n);
+}
+
 bool pm_attend_way_at(const pm_device *dev, const pm_attend_shape *s, int i, pm_attend_way *way) {
+    pm_attend_way ways[MANY_WAYS];
     *way = (pm_attend_way){.rows = 1};
     if (may_split(dev, s->n, s->head_dim))
         return split_at(dev, s, i, &way->split);
-    way->rows = i < 8 ? usual_rows(dev, s) >> i : 0;
-    return way->rows > 0;
+    bool there = i < list_many(dev, s, ways);
+    *way = there ? ways[i] : *way;
+    return there;
 }
 
 bool pm_attend_has_way(const pm_device *dev, const pm_attend_shape *s, const pm_attend_way *way) {
     pm_attend_way w;
     for (int i = 0; pm_attend_way_at(dev, s, i, &w); i++)
-        if (w.split == way->split && w.rows == way->rows)
+        if (w.split == way->split && w.rows == way->rows && w.subgroups == way->subgroups)
             return true;
     return false;
 }
@@ -108,8 +165,7 @@ static pm_kernel_use use_of(const pm_attend_shape *s, uint32_t rows) {
 }
 
 int pm_attend_uses(const pm_device *dev, const pm_attend_shape *s, const pm_attend_way *way, pm_kernel_use uses[2]) {
-    (void)dev;
-    uses[0] = use_of(s, way->rows);
+    uses[0] = way->subgroups ? matrices_use(dev, s, way->subgroups) : use_of(s, way->rows);
     uses[1] = merge_use(s->head_dim);
     return splits_of(s->length, way->split) > 1 ? 2 : 1;
 }
@@ -124,17 +180,23 @@ static pm_attend_way pick_way(const pm_device *dev, const pm_attend_shape *s) {
     return way;
 }
 
-// The kernels that attend, best first.
-static pm_kernel_use pick_use(const pm_device *dev, const pm_attend_shape *s, uint32_t rows) {
+// The kernels that attend, best first. consecutive: the rows are so; exact: halves must not be multiplied.
+static pm_kernel_use pick_use(const pm_device *dev, const pm_attend_shape *s, const pm_attend_way *way, bool consecutive,
+                              bool exact) {
     uint32_t dim = s->head_dim, group = s->n_heads / s->n_kv_heads;
+    uint32_t rows = !consecutive ? 1 : way->subgroups ? usual_rows(dev, s) : way->rows;
     pm_kernel_id plain = plain_kernel_of(s->dtype);
-    const pm_kernel_use uses[] = {
+    pm_kernel_use uses[] = {
+        {.n_spec = 0},
         use_of(s, rows),
         use_of(s, 1),
         {.id = plain, .spec = {64, dim, group}, .n_spec = 3},
         {.id = plain, .spec = {32, dim, group}, .n_spec = 3},
     };
-    return pm_variant_use(dev, uses, 4);
+    bool matrices = way->subgroups && consecutive && !exact;
+    if (matrices)
+        uses[0] = matrices_use(dev, s, way->subgroups);
+    return matrices ? pm_variant_use(dev, uses, 5) : pm_variant_use(dev, uses + 1, 4);
 }
 
 // An invocation of the plain kernel takes 8 dims, or 4 of floats: attend_plain.comp's DIMS.
@@ -147,7 +209,7 @@ void pm_attend_split(pm_cmd *cmd, const pm_attend *op, pm_slice partial, uint32_
                      const pm_kernel_use *use) {
     const pm_kv *kv = op->kv;
     bool plain = use->id == plain_kernel_of(kv->dtype);
-    uint32_t n_heads = op->q.cols / kv->head_dim, n = op->q.rows, rows = plain ? 1 : use->spec[3];
+    uint32_t n_heads = op->q.cols / kv->head_dim, n = op->q.rows, rows = rows_of(use);
     struct pm_attend_args args = {
         .n = n,
         .n_heads = n_heads,
@@ -195,7 +257,7 @@ void pm_op_attend(pm_cmd *cmd, const pm_attend *op) {
                          .length = op->kv_bound};
     pm_attend_way way = pick_way(dev, &s);
     uint32_t split = fit_split(&s, way.split, op->scratch.buffer ? op->scratch.size : 0), n_splits = splits_of(s.length, split);
-    pm_kernel_use use = pick_use(dev, &s, op->consecutive ? way.rows : 1);
+    pm_kernel_use use = pick_use(dev, &s, &way, op->consecutive, pm_cmd_is_exact(cmd));
     pm_slice partial = op->scratch;
     partial.size = pm_attend_partial_bytes(&s, split);
     pm_cmd_note_attend(cmd, &s);

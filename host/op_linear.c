@@ -19,7 +19,7 @@ typedef struct linear {
 typedef struct tiling {
     pm_kernel_id kernel;
     uint32_t workgroup;
-    uint32_t spec[7]; // what follows the epilogue
+    uint32_t spec[8]; // what follows the epilogue
     int n_spec;
     uint32_t rows_a_group, cols_a_group;
     bool exact_cols; // spec[n_spec] is the number of columns: the last ones want a dispatch of their own
@@ -92,8 +92,9 @@ static tiling coopmat_tiling(pm_dtype dtype, const pm_coopmat_shape *s) {
         PM_DTYPES(X)
 #undef X
     };
-    return (tiling){kernels[dtype], s->workgroup, {s->subgroup, s->m, s->n, s->k, s->rows, s->cols, s->down}, 7, s->rows, s->cols,
-                    false,          false};
+    return (tiling){
+        kernels[dtype], s->workgroup, {s->subgroup, s->m, s->n, s->k, s->rows, s->cols, s->down, s->buffers}, 8, s->rows, s->cols,
+        false,          false};
 }
 
 static tiling tiling_of(const pm_caps *caps, pm_dtype dtype, const pm_variant *v) {
@@ -101,7 +102,10 @@ static tiling tiling_of(const pm_caps *caps, pm_dtype dtype, const pm_variant *v
         return dots_tiling(dtype, v);
     if (v->by == PM_BY_MATVEC || v->by == PM_BY_SUBGROUPS)
         return matvec_tiling(dtype, v->shape, v->by == PM_BY_SUBGROUPS);
-    return v->by == PM_BY_TILES ? matmul_tiling(dtype) : coopmat_tiling(dtype, &caps->coopmat);
+    if (v->by == PM_BY_TILES)
+        return matmul_tiling(dtype);
+    pm_coopmat_shape m = pm_variant_coopmat(caps, v);
+    return coopmat_tiling(dtype, &m);
 }
 
 // How many of n rows of x go into dispatches of cols_a_group each; the rest is one more.

@@ -149,7 +149,7 @@ static tiling tiling_of(const pm_linear_shape *s, const pm_variant *v) {
 
 int pm_experts_uses(const pm_linear_shape *s, const pm_variant *v, pm_kernel_use uses[2]) {
     bool grouped = (s->epilogue & PM_LINEAR_GROUPED) != 0;
-    if (pm_variant_has_dots(v) || v->by == PM_BY_MATRICES || v->by == PM_BY_SUBGROUPS ||
+    if (pm_variant_has_dots(v) || pm_variant_is_matrices(v) || v->by == PM_BY_SUBGROUPS ||
         (v->by == PM_BY_TILES && (!grouped || s->tile > PM_TILE_COLS)))
         return 0;
     tiling t = tiling_of(s, v);

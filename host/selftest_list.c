@@ -121,6 +121,26 @@ static pm_status add_experts(pm_verdicts *l, const pm_device *dev, pm_dtype dtyp
     return PM_OK;
 }
 
+// Attention by matrices, of which a device says how large they are: of halves the first way to go through many rows, of Q8_0 the
+// last. Heads are small: LLVM takes ten seconds for those of 128.
+static pm_status add_matrix_attention(pm_verdicts *l, const pm_device *dev) {
+    static const pm_attend_shape shapes[] = {
+        {.dtype = PM_F16, .n = 64, .n_heads = 8, .n_kv_heads = 2, .head_dim = 64, .length = 64},
+        {.dtype = PM_Q8_0, .n = 64, .n_heads = 7, .n_kv_heads = 1, .head_dim = 64, .length = 64}};
+    for (size_t s = 0; s < sizeof(shapes) / sizeof(*shapes); s++) {
+        pm_kernel_use uses[2], matrices = {.n_spec = 0};
+        pm_attend_way way;
+        for (int i = 0; pm_attend_way_at(dev, &shapes[s], i, &way); i++)
+            if (way.subgroups && (s > 0 || matrices.n_spec == 0)) {
+                pm_attend_uses(dev, &shapes[s], &way, uses);
+                matrices = uses[0];
+            }
+        if (matrices.n_spec > 0)
+            PM_TRY(add_use(l, &matrices));
+    }
+    return PM_OK;
+}
+
 static pm_status add_ceilings(pm_verdicts *l, const pm_device *dev) {
     pm_kernel_use uses[PM_CEILING_COUNT];
     int kinds[PM_CEILING_COUNT];
@@ -139,6 +159,7 @@ static pm_status add_all(pm_verdicts *l, const pm_device *dev) {
         PM_TRY(add_products(l, dev, (pm_dtype)d));
         PM_TRY(add_experts(l, dev, (pm_dtype)d));
     }
+    PM_TRY(add_matrix_attention(l, dev));
     return add_ceilings(l, dev);
 }
 

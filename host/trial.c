@@ -51,6 +51,7 @@ static const struct trial_case {
     {"rope_store_", pm_lab_read_cache_dtype, pm_try_rope_store},
     {"attend_merge", NULL, pm_try_attend_merge},
     {"attend_plain_", pm_lab_read_cache_dtype, pm_try_attend},
+    {"attend_cm_", pm_lab_read_cache_dtype, pm_try_attend_cm},
     {"attend_", pm_lab_read_cache_dtype, pm_try_attend},
     {"adjust", NULL, pm_try_adjust},
     {"sieve", NULL, pm_try_sieve},

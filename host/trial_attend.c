@@ -245,30 +245,27 @@ static void compare_attended(pm_lab *lab, const pm_attend *op, pm_slice partial,
             merge_in_double(pm_lab_result(lab, partial) + (size_t)i * n_splits * (dim + 2), n_splits, dim, out);
         for (uint32_t d = 0; d < dim; d++)
             pm_lab_compare(lab, n_splits > 1 ? out[d] : pm_lab_float(got, d), want[(size_t)i * dim + d],
-                           pm_lab_tolerance(dim + POSITIONS, size[(size_t)i * dim + d]));
+                           pm_lab_product_tolerance(lab, dim + POSITIONS, size[(size_t)i * dim + d]));
     }
 }
 
-void pm_try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+static void try_attend(pm_lab *lab, const pm_kernel_use *use, pm_dtype dtype, uint32_t group, const struct pm_row *rows,
+                       uint32_t n) {
     enum { N_KV_HEADS = 2 };
-    uint32_t dim = use->spec[1], n_heads = use->spec[2] * N_KV_HEADS, count = N_ROWS * n_heads * dim;
-    pm_dtype dtype;
-    if (use->n_spec < 3 || !pm_lab_read_cache_dtype(type, &dtype))
-        return;
-    const struct pm_row *rows = use->n_spec > 3 && use->spec[3] > 1 ? piece_rows : cache_rows;
+    uint32_t dim = use->spec[1], n_heads = group * N_KV_HEADS, count = n * n_heads * dim;
     pm_kv kv = take_cache(lab, dtype, N_KV_HEADS, dim);
     float *q = pm_lab_floats(lab, count, -2, 2), *k = fill_cache(lab, &kv, true), *v = fill_cache(lab, &kv, false);
-    pm_attend op = {.out = pm_lab_activation(lab, N_ROWS, n_heads * dim, NULL),
-                    .q = pm_lab_activation(lab, N_ROWS, n_heads * dim, q),
-                    .rows = pm_lab_put(lab, rows, sizeof(cache_rows) / 4),
+    pm_attend op = {.out = pm_lab_activation(lab, n, n_heads * dim, NULL),
+                    .q = pm_lab_activation(lab, n, n_heads * dim, q),
+                    .rows = pm_lab_put(lab, rows, (size_t)n * sizeof(*rows) / 4),
                     .kv = &kv,
                     .kv_bound = POSITIONS,
                     .scale = 1 / sqrtf((float)dim)};
-    pm_slice partial = pm_lab_take(lab, (uint64_t)N_ROWS * n_heads * MAX_PAGES * (dim + 2) * 4);
+    pm_slice partial = pm_lab_take(lab, (uint64_t)n * n_heads * MAX_PAGES * (dim + 2) * 4);
     double *want = pm_lab_doubles(lab, count), *size = pm_lab_doubles(lab, count);
     if (!pm_lab_ok(lab))
         return;
-    pm_ref_attend(&(pm_ref_attend_args){.n = N_ROWS,
+    pm_ref_attend(&(pm_ref_attend_args){.n = n,
                                         .n_heads = n_heads,
                                         .n_kv_heads = N_KV_HEADS,
                                         .head_dim = dim,
@@ -286,6 +283,29 @@ void pm_try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
             return;
         compare_attended(lab, &op, partial, n_splits, want, size);
     }
+}
+
+void pm_try_attend(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    pm_dtype dtype;
+    bool piece = use->n_spec > 3 && use->spec[3] > 1;
+    if (use->n_spec > 2 && pm_lab_read_cache_dtype(type, &dtype))
+        try_attend(lab, use, dtype, use->spec[2], piece ? piece_rows : cache_rows, N_ROWS);
+}
+
+// Rows for a workgroup and some of the next, from before the end of a page on where there are enough positions behind it: then
+// there are pages, and splits, that only some of them see, or none.
+void pm_try_attend_cm(pm_lab *lab, const pm_kernel_use *use, const char *type) {
+    const uint32_t *spec = use->spec; // workgroup, head_dim, subgroup, group, matrices' sizes
+    struct pm_row rows[POSITIONS];
+    pm_dtype dtype;
+    if (use->n_spec != 7 || !pm_lab_read_cache_dtype(type, &dtype))
+        return;
+    uint32_t n = spec[0] / spec[2] * spec[4] / spec[3] + 3;
+    n = n < POSITIONS ? n : POSITIONS;
+    for (uint32_t r = 0; r < n; r++)
+        rows[r] = (struct pm_row){.seq = 1, .pos = (n + PM_PAGE - 2 < POSITIONS ? PM_PAGE - 2 : POSITIONS - n) + r};
+    lab->halves = true;
+    try_attend(lab, use, dtype, spec[3], rows, n);
 }
 
 void pm_try_attend_merge(pm_lab *lab, const pm_kernel_use *use, const char *type) {

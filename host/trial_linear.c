@@ -197,8 +197,8 @@ void pm_try_matmul(pm_lab *lab, const pm_kernel_use *use, const char *type) {
 void pm_try_matmul_cm(pm_lab *lab, const pm_kernel_use *use, const char *type) {
     const uint32_t *spec = use->spec;
     product p = {.epilogue = spec[1]};
-    pm_variant v = {.by = PM_BY_MATRICES};
-    lab->dev->caps.coopmat = (pm_coopmat_shape){spec[0], spec[2], spec[3], spec[4], spec[5], spec[6], spec[7], spec[8]};
+    pm_variant v = {.by = spec[9] == 2 ? PM_BY_BUFFERS : PM_BY_MATRICES};
+    lab->dev->caps.coopmat = (pm_coopmat_shape){spec[0], spec[2], spec[3], spec[4], spec[5], spec[6], spec[7], spec[8], spec[9]};
     lab->halves = true;
     if (pm_lab_read_dtype(type, &p.dtype))
         try_laid_out(lab, &p, &v, 1, spec[6], spec[7] + 1);

@@ -8,8 +8,8 @@
 
 static const char *const class_names[] = {"one", "few", "many"};
 static const char *const kernel_names[] = {
-    [PM_BY_MATVEC] = "matvec",       [PM_BY_TILES] = "tiles", [PM_BY_MATRICES] = "matrices",
-    [PM_BY_SUBGROUPS] = "subgroups", [PM_BY_DOTS] = "dots",   [PM_BY_DOT_TILES] = "dot_tiles"};
+    [PM_BY_MATVEC] = "matvec", [PM_BY_TILES] = "tiles",         [PM_BY_MATRICES] = "matrices", [PM_BY_SUBGROUPS] = "subgroups",
+    [PM_BY_DOTS] = "dots",     [PM_BY_DOT_TILES] = "dot_tiles", [PM_BY_BUFFERS] = "buffers"};
 #define EXACT 0x100u // in a file: bits of the epilogue
 #define FAST  0x200u
 
@@ -108,13 +108,14 @@ static void write_product(pm_text *text, const pm_plan_entry *e) {
                 e->usual_us, e->us);
 }
 
-// "attend F16 HEADS KV_HEADS DIM N LENGTH HOW SPLIT ROWS US US"
+// "attend F16 HEADS KV_HEADS DIM N LENGTH HOW SPLIT ROWS SUBGROUPS US US"
 static void write_attention(pm_text *text, const pm_plan_entry *e) {
     const pm_attend_shape *a = &e->attend;
     pm_text_add(text,
-                "attend %s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %" PRIu32 " %" PRIu32 " %.1f %.1f\n",
+                "attend %s %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %" PRIu32 " %" PRIu32 " %" PRIu32
+                " %.1f %.1f\n",
                 pm_dtype_get(a->dtype)->name, a->n_heads, a->n_kv_heads, a->head_dim, a->n, a->length, how_text(e), e->way.split,
-                e->way.rows, e->usual_us, e->us);
+                e->way.rows, e->way.subgroups, e->usual_us, e->us);
 }
 
 static bool read_dtype(const char *name, pm_dtype *dtype) {
@@ -169,11 +170,13 @@ static bool read_attention(const pm_device *dev, const char *line, pm_plan_entry
     char dtype[16], how[8];
     pm_attend_shape *a = &e->attend;
     e->attends = true;
-    int n = sscanf(
-        line, "attend %15s %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %7s %" SCNu32 " %" SCNu32 " %lf %lf", dtype,
-        &a->n_heads, &a->n_kv_heads, &a->head_dim, &a->n, &a->length, how, &e->way.split, &e->way.rows, &e->usual_us, &e->us);
+    int n = sscanf(line,
+                   "attend %15s %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %7s %" SCNu32 " %" SCNu32 " %" SCNu32
+                   " %lf %lf",
+                   dtype, &a->n_heads, &a->n_kv_heads, &a->head_dim, &a->n, &a->length, how, &e->way.split, &e->way.rows,
+                   &e->way.subgroups, &e->usual_us, &e->us);
     e->rows = pm_plan_class(a->n);
-    return n == 11 && a->n > 0 && a->n_kv_heads > 0 && read_how(how, e) && read_dtype(dtype, &a->dtype) &&
+    return n == 12 && a->n > 0 && a->n_kv_heads > 0 && read_how(how, e) && read_dtype(dtype, &a->dtype) &&
            pm_attend_has_way(dev, a, &e->way);
 }
 
@@ -235,11 +238,12 @@ static void describe_product(const pm_plan_entry *e, pm_tune_row *row) {
     row->dtype = pm_dtype_get(e->shape.dtype)->name;
     row->rows = e->shape.rows;
     row->cols = e->shape.cols;
-    if (e->variant.by == PM_BY_TILES || e->variant.by == PM_BY_MATRICES || e->variant.by == PM_BY_DOT_TILES)
+    if (e->variant.by == PM_BY_TILES || e->variant.by == PM_BY_DOT_TILES ||
+        (pm_variant_is_matrices(&e->variant) && s->workgroup == 0))
         snprintf(row->variant, sizeof(row->variant), "%s", kernel_names[e->variant.by]);
     else
-        snprintf(row->variant, sizeof(row->variant), "%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32, s->workgroup, s->lanes,
-                 s->rows, s->max_cols);
+        snprintf(row->variant, sizeof(row->variant), "%s%" PRIu32 ",%" PRIu32 ",%" PRIu32 ",%" PRIu32,
+                 pm_variant_is_matrices(&e->variant) ? "matrices " : "", s->workgroup, s->lanes, s->rows, s->max_cols);
     if (epilogue & PM_LINEAR_GLU)
         row->op = experts ? "experts_glu" : "norm_glu";
     else
@@ -252,7 +256,7 @@ static void describe_attention(const pm_plan_entry *e, pm_tune_row *row) {
     row->rows = e->attend.n_heads;
     row->cols = e->attend.length;
     if (e->rows == PM_ROWS_MANY)
-        snprintf(row->variant, sizeof(row->variant), "%" PRIu32 " rows", e->way.rows);
+        snprintf(row->variant, sizeof(row->variant), "%" PRIu32 " rows%s", e->way.rows, e->way.subgroups ? ", matrices" : "");
     else
         snprintf(row->variant, sizeof(row->variant), "split %" PRIu32, e->way.split);
 }

@@ -33,7 +33,11 @@ static const pm_variant linear_table[] = {
     {"dots, 16 lanes x 2", PM_BY_DOTS,   {64, 16, 2, 8}, GPU},
     {"dots, a lane a row", PM_BY_DOTS,   {16, 1, 8, 4},  CPU},
     {"dot tiles",        PM_BY_DOT_TILES, {0, 0, 0, 0},  CPU | GPU},
+    // of matrices: subgroups, those above one another, matrices of a subgroup: down, across; 128 by 64 in what follows where they are 16
     {"matrices",         PM_BY_MATRICES, {0, 0, 0, 0},   CPU | GPU},
+    {"matrices, 128 x 32", PM_BY_MATRICES, {4, 4, 2, 2}, GPU},
+    {"matrices, 256 x 128", PM_BY_MATRICES, {8, 4, 4, 4}, GPU},
+    {"matrices, two buffers", PM_BY_BUFFERS, {0, 0, 0, 0}, GPU},
     {"tiles",            PM_BY_TILES,    {0, 0, 0, 0},   CPU | GPU},
 };
 // clang-format on
@@ -41,13 +45,37 @@ enum { N_LINEAR = sizeof(linear_table) / sizeof(*linear_table) };
 
 static const uint32_t workgroups[] = {64, 32, 16, 128};
 
+bool pm_variant_is_matrices(const pm_variant *v) {
+    return v->by == PM_BY_MATRICES || v->by == PM_BY_BUFFERS;
+}
+
+pm_coopmat_shape pm_variant_coopmat(const pm_caps *caps, const pm_variant *v) {
+    const pm_matvec_shape *s = &v->shape;
+    pm_coopmat_shape m = caps->coopmat;
+    m.buffers = v->by == PM_BY_BUFFERS ? 2 : 1;
+    if (s->workgroup == 0)
+        return m;
+    m.workgroup = s->workgroup * m.subgroup;
+    m.down = s->lanes;
+    m.rows = s->lanes * s->rows * m.m;
+    m.cols = s->workgroup / s->lanes * s->max_cols * m.n;
+    return m;
+}
+
+static bool fits_matrices(const pm_device *dev, const pm_variant *v) {
+    if (!(dev->caps.has & PM_NEED_COOPMAT))
+        return false;
+    pm_coopmat_shape m = pm_variant_coopmat(&dev->caps, v);
+    return m.rows % m.workgroup == 0 && m.workgroup <= dev->info.max_invocations && pm_coopmat_shared(&m) <= dev->info.max_shared;
+}
+
 // MOST_SUMS: of a lane, where tiles of experts ask for more columns than the table says; beyond that they leave the registers.
 static bool fits(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *v) {
     enum { MOST_SUMS = 64 };
     const pm_matvec_shape *s = &v->shape;
     uint32_t cols = shape->n_experts ? shape->tile : s->max_cols;
-    if (v->by == PM_BY_MATRICES)
-        return dev->caps.has & PM_NEED_COOPMAT;
+    if (pm_variant_is_matrices(v))
+        return fits_matrices(dev, v);
     if (v->by == PM_BY_DOT_TILES)
         return shape->fast && PM_DOT_TILE_ROWS * PM_DOT_TILE_COLS / 32 <= dev->info.max_invocations;
     if (v->by == PM_BY_DOTS && !shape->fast)
@@ -67,7 +95,7 @@ bool pm_variant_has_dots(const pm_variant *v) {
 }
 
 bool pm_variant_same(const pm_variant *a, const pm_variant *b) {
-    bool shaped = a->by == PM_BY_MATVEC || a->by == PM_BY_SUBGROUPS || a->by == PM_BY_DOTS;
+    bool shaped = a->by != PM_BY_TILES && a->by != PM_BY_DOT_TILES;
     return a->by == b->by && (!shaped || !memcmp(&a->shape, &b->shape, sizeof(a->shape)));
 }
 
@@ -97,8 +125,11 @@ static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
     v = (pm_variant){.name = "default", .by = PM_BY_MATRICES};
     if (shape->n <= caps->matvec.max_cols || (shape->n_experts && !(shape->epilogue & PM_LINEAR_GROUPED)))
         return (pm_variant){.name = "default", .by = subgroups ? PM_BY_SUBGROUPS : PM_BY_MATVEC, .shape = caps->matvec};
-    if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &v))
-        return v;
+    if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &v)) {
+        pm_variant narrow = {.name = "default", .by = PM_BY_MATRICES, .shape = {4, 4, 2, 2}};
+        bool few = shape->n <= 2 * caps->coopmat.n && caps->device_class == PM_CLASS_GPU;
+        return few && fits_matrices(dev, &narrow) ? narrow : v;
+    }
     v.by = caps->use_tiles ? PM_BY_TILES : batch ? PM_BY_SUBGROUPS : PM_BY_MATVEC;
     v.shape = !batch ? caps->matvec_batch : floats ? caps->subgroup_batch_floats : caps->subgroup_batch;
     return v;
@@ -106,7 +137,7 @@ static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
 
 // Whether a row of the table is for this device and product.
 static bool is_for(const pm_device *dev, const pm_linear_shape *shape, const pm_variant *v) {
-    return (v->classes >> dev->caps.device_class & 1) && fits(dev, shape, v) && !(shape->exact && v->by == PM_BY_MATRICES) &&
+    return (v->classes >> dev->caps.device_class & 1) && fits(dev, shape, v) && !(shape->exact && pm_variant_is_matrices(v)) &&
            is_made(dev, shape, v);
 }
 

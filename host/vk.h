@@ -171,8 +171,9 @@ pm_status pm_selftest_list(const pm_device *dev, pm_verdict **list, int *n);
 typedef enum pm_product_kernel {
     PM_BY_MATVEC,    // of `shape`
     PM_BY_TILES,     // matmul
-    PM_BY_MATRICES,  // matmul_cm, of caps.coopmat
+    PM_BY_MATRICES,  // matmul_cm, of `shape` (variant.c says how) or caps.coopmat
     PM_BY_SUBGROUPS, // matvec_sg, of `shape`
+    PM_BY_BUFFERS,   // matmul_cm with two buffers
     PM_BY_DOTS,      // matvec_dot, of `shape`
     PM_BY_DOT_TILES, // matmul_dot
     PM_PRODUCT_KERNEL_COUNT
@@ -195,6 +196,9 @@ typedef struct pm_linear_shape {
     uint32_t tile;              // most pairs of a row and an expert that one workgroup takes
 } pm_linear_shape;
 
+// Of matmul_cm; as caps.coopmat where the variant does not say.
+bool pm_variant_is_matrices(const pm_variant *variant);
+pm_coopmat_shape pm_variant_coopmat(const pm_caps *caps, const pm_variant *variant);
 // Number i of the variants that this device may take, the default first; false behind the last.
 bool pm_variant_at(const pm_device *dev, const pm_linear_shape *shape, int i, pm_variant *variant);
 // What was forced or tuned, else the first that is right; where none is, the default.
@@ -237,8 +241,9 @@ typedef struct pm_attend_shape {
     uint32_t length; // positions
 } pm_attend_shape;
 typedef struct pm_attend_way {
-    uint32_t split; // positions that a workgroup takes, a multiple of PM_PAGE; 0: all
-    uint32_t rows;  // that it takes of those with consecutive positions
+    uint32_t split;     // positions that a workgroup takes, a multiple of PM_PAGE; 0: all
+    uint32_t rows;      // that it takes of those with consecutive positions
+    uint32_t subgroups; // of the workgroup, where it is attend_cm, which is for consecutive rows; 0: attend
 } pm_attend_way;
 // Number i of the ways that this device may take, the default first; false behind the last.
 bool pm_attend_way_at(const pm_device *dev, const pm_attend_shape *shape, int i, pm_attend_way *way);

@@ -1,9 +1,13 @@
-// What the kernels of attention share: what they are given, and reading the cache.
+// What the kernels of attention share: what they are given, and reading the cache. GROUP_ID: the number of constant GROUP, 2 unless
+// the kernel says otherwise.
 #include "kv.glsl"
+#ifndef GROUP_ID
+#define GROUP_ID 2
+#endif
 PM_ARGS(pm_attend_args);
 
 layout(constant_id = 1) const uint HEAD_DIM = 128;
-layout(constant_id = 2) const uint GROUP = 4; // n_heads / n_kv_heads
+layout(constant_id = GROUP_ID) const uint GROUP = 4; // n_heads / n_kv_heads
 
 layout(binding = 0) readonly buffer Q {
     float q[]; // (n, q_stride)

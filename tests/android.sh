@@ -1,44 +1,19 @@
 #!/bin/sh
-# android.sh: what can be told here of a build for Android. Without its NDK: a build against musl, another small C library, of which
-# every function that is called must be one that bionic has at API level 28 (tests/bionic.txt), no library is needed but the C
+# android.sh [quick]: what can be told here of a build for Android. Without its NDK: a build against musl, another small C library, of
+# which every function that is called must be one that bionic has at API level 28 (tests/bionic.txt), no library is needed but the C
 # library, and nothing is left undefined in the shared libpumice; then the tests that need no device (a driver here wants glibc).
-# With $ANDROID_NDK: programs, tests and the JNI example for arm64-v8a, API level 28. Ends with "N passed, N failed, N skipped".
+# "quick": of these the shortest. With $ANDROID_NDK: programs, tests and the JNI example for arm64-v8a, API level 28. Ends with
+# "N passed, N failed, N skipped".
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/setup.sh"
-sources=$cache/sources-bookworm
-
-fetch_sources() {
-    unpack "${sources##*/}" bookworm source cjson pcre2 utf8proc cmocka
-}
-
-# depend PREFIX CMAKE-OPTIONS...: installs the libraries that we link there, static, once.
-depend() {
-    prefix=$1
-    shift
-    [ ! -e "$prefix/done" ] || return 0
-    rm -rf "$prefix"
-    install_one cjson "$@" -DENABLE_CJSON_TEST=OFF -DENABLE_CUSTOM_COMPILER_FLAGS=OFF &&
-        install_one pcre2 "$@" -DPCRE2_BUILD_TESTS=OFF -DPCRE2_BUILD_PCRE2GREP=OFF -DPCRE2_SUPPORT_UNICODE=ON &&
-        install_one utf8proc "$@" && install_one cmocka "$@" -DWITH_EXAMPLES=OFF && : >"$prefix/done"
-}
-
-install_one() {
-    name=$1
-    shift
-    say "-- building $name into $prefix"
-    rm -rf "$prefix/build-$name"
-    cmake -G Ninja -S "$sources/$name"-[0-9]*.[0-9]* -B "$prefix/build-$name" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
-        -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_INSTALL_PREFIX="$prefix" "$@" >"$log" 2>&1 &&
-        ninja -C "$prefix/build-$name" install >>"$log" 2>&1 || { tail -n 20 "$log" && return 1; }
-}
 
 # make_for NAME CMAKE-OPTIONS...: dependencies, then all of ours, into $build. Without libedit, which Android lacks.
 make_for() {
     build=$root/build-$1 prefix=$cache/$1
     shift
     find_tools
-    if depend "$prefix" "$@" && (export PKG_CONFIG_LIBDIR="$prefix/lib/pkgconfig" && build "$build" "$@" -DPM_TESTS=ON -DPM_WERROR=ON \
+    if static_libraries "$prefix" "$@" && (export PKG_CONFIG_LIBDIR="$prefix/lib/pkgconfig" && build "$build" "$@" -DPM_TESTS=ON -DPM_WERROR=ON \
         -DPM_LIBEDIT=OFF -DCMAKE_PREFIX_PATH="$prefix" -DBUILD_SHARED_LIBS=ON -DCMAKE_DISABLE_FIND_PACKAGE_Vulkan=ON \
         -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--no-undefined); then
         tally 1 0 0
@@ -70,18 +45,16 @@ check_symbols() {
 }
 
 run_musl() {
-    need "command:musl-gcc musl-tools" "command:ninja ninja-build"
-    command -v musl-gcc >/dev/null && fetch_sources || { skip "Android, musl: musl-tools, apt, a network and Debian's keys are needed" && return; }
+    can_have "command:musl-gcc musl-tools" && command -v musl-gcc >/dev/null && unpack_sources ||
+        { skip "Android, musl: musl-tools, apt, a network and Debian's keys are needed" && return; }
     make_for musl -DCMAKE_C_COMPILER=musl-gcc || return
     check_symbols
-    slow='|test_loader_.*'
-    only="^(test_base_.*|test_loader_(bad|dequant|hf|models)|test_backend_(chat|stops|tokenizer|turn)${PM_SLOW:+$slow})\$" \
-        count "$root/tests/suite.sh" "$build"
+    only=$slice count "$root/tests/suite.sh" "$build"
 }
 
 run_ndk() {
     toolchain=${ANDROID_NDK:-}/build/cmake/android.toolchain.cmake
-    [ -n "${ANDROID_NDK:-}" ] && [ -e "$toolchain" ] && fetch_sources || { skip "Android, NDK: \$ANDROID_NDK is not set to one" && return; }
+    [ -n "${ANDROID_NDK:-}" ] && [ -e "$toolchain" ] && unpack_sources || { skip "Android, NDK: \$ANDROID_NDK is not set to one" && return; }
     make_for android -DCMAKE_TOOLCHAIN_FILE="$toolchain" -DANDROID_ABI=arm64-v8a -DANDROID_PLATFORM=android-28 \
         -DCMAKE_FIND_ROOT_PATH="$cache/android" || return
     if cmake --install "$build" --prefix "$build/installed" >"$log" 2>&1 &&
@@ -96,6 +69,12 @@ run_ndk() {
     fi
 }
 
+slow='|test_loader_.*'
+slice="^(test_base_.*|test_loader_(bad|dequant|hf|models)|test_backend_(chat|stops|tokenizer|turn)${PM_SLOW:+$slow})\$"
+if [ "${1:-}" = quick ]; then
+    quick="test_base_base test_base_os test_loader_hf test_backend_chat test_backend_stops test_backend_turn"
+    targets="pumice pumice-bench libpumice $quick" slice="^($(echo "$quick" | tr ' ' '|'))\$"
+fi
 run_musl
 run_ndk
 sum

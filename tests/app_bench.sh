@@ -251,7 +251,9 @@ PEER
     chmod +x "$tmp/peer"
 }
 
-if command -v python3 >/dev/null; then
+if [ -n "${PM_WINDOWS:-}" ]; then
+    echo "Windows runs no shell script: the bench was not run with a peer"
+elif command -v python3 >/dev/null; then
     gguf=$tmp/tiny.gguf
     python3 "${0%/*}/../bench/random_gguf.py" "$gguf" tiny || bad "no model" random_gguf.py
     gpu=$("$bench" -m "$gguf" -p 1 -n 0 -r 1 -o json 2>/dev/null | sed -n 's/.*"gpu_info":[^"]*"\(.*\)".*/\1/p')

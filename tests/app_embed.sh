@@ -150,7 +150,7 @@ expect 2 "" "no documents: give DOC" "$pumice" rerank "$reranker" -q x
 expect 2 "" "not both" "$pumice" rerank "$reranker" -q x --docs "$tmp/docs" a
 expect 2 "" "--jsonl tells what --docs is" "$pumice" rerank "$reranker" -q x --jsonl a
 expect 2 "" "no documents in" "$pumice" rerank "$reranker" -q x --docs -
-expect 2 "" "not UTF-8" "$pumice" rerank "$reranker" -q x "$(printf 'a\377')"
+refuses_bytes "not UTF-8" "$pumice" rerank "$reranker" -q x "$(printf 'a\377')"
 expect 2 "" "line 1: not JSON" "$pumice" rerank "$reranker" -q x --docs "$tmp/docs" --jsonl
 expect 1 "" "/missing: No such file" "$pumice" rerank "$reranker" -q x --docs "$tmp/missing"
 expect 0 "[DOC...]" "" "$pumice" rerank --help

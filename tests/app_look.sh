@@ -47,7 +47,7 @@ bad_line '{"messages": [{"role": "assistant", "tool_calls": [{}]}]}' "a tool cal
 expect 2 "" "it goes with neither" "$pumice" tokenize "$model" -p x --jsonl
 expect 2 "" "MODEL is missing" "$pumice" tokenize
 expect 1 "" "No such file" "$pumice" tokenize "$tmp/missing" -p x
-expect 2 "" "invalid" "$pumice" tokenize "$model" -p "$(printf 'a\377')"
+refuses_bytes "invalid" "$pumice" tokenize "$model" -p "$(printf 'a\377')"
 expect 0 "--jsonl" "" "$pumice" tokenize --help
 expect 0 "enable_thinking" "" "$pumice" template --help
 exit $failed

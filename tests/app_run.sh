@@ -195,7 +195,7 @@ expect 2 "" "wanted f16 or f32 or fast" "$pumice" run "$model" -p hi --precision
 expect 2 "" "wanted a number from 0" "$pumice" run "$model" -p hi --temp nan
 expect 2 "" "wanted a whole number from 1" "$pumice" run "$model" -p hi --ctx 0
 expect 1 "" "the prompt has 15 tokens, the context has room for 14" "$pumice" run "$model" -p "$strawberry" --ctx 14
-[ -n "${PM_WINDOWS:-}" ] || expect 2 "" "-p: not UTF-8: invalid byte 0xFF at offset 3" "$pumice" run "$model" -p "$(printf 'abc\377')" # there it is UTF-16
+refuses_bytes "-p: not UTF-8: invalid byte 0xFF at offset 3" "$pumice" run "$model" -p "$(printf 'abc\377')"
 printf 'ab\0c' >"$tmp/zero"
 expect 2 "" "zero: a zero byte at offset 2" "$pumice" run "$model" -f "$tmp/zero"
 expect 3 "" "no device \"nosuchdevice\"" "$pumice" run "$model" -p hi --device nosuchdevice

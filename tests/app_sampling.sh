@@ -37,7 +37,7 @@ expect 0 "${ids%% *}" "stop string" run --stop "r=1" --print-ids
 [ "$(wc -w <"$out")" -lt 12 ] || bad "too many ids" "--stop --print-ids"
 expect 2 "" "--stop wants a text" run --stop ""
 expect 2 "" "one too many" run --stop a --stop b --stop c --stop d --stop e
-expect 2 "" "not UTF-8" run --stop "$(printf 'a\377')"
+refuses_bytes "not UTF-8" run --stop "$(printf 'a\377')"
 
 # ---- bias and penalties -------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,11 @@ expect() {
     matches "$in_err" "$err" || bad "stderr lacks '$in_err'" "$@"
 }
 
+# refuses_bytes "in stderr" PROGRAM ARGS...: of which one is no UTF-8. Windows hands arguments over in UTF-16, where none can be.
+refuses_bytes() {
+    [ -n "${PM_WINDOWS:-}" ] || expect 2 "" "$@"
+}
+
 matches() {
     case $1 in
     '') [ ! -s "$2" ] ;;

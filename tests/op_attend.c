@@ -211,6 +211,40 @@ static void extreme_scores(void **state) {
     run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = 3, .len = 1100, .spread = 1e-20f});
 }
 
+// Pieces on cooperative matrices: around the rows of a workgroup, from the first position, from the middle of a page, behind a long
+// text; heads of each size, a group that leaves queries over and one that fills them.
+static void every_piece_on_matrices(void **state) {
+    static const uint32_t pieces[][2] = {{9, 9}, {15, 40}, {16, 32}, {17, 300}, {33, 100}, {64, 64}, {63, 1000}};
+    static const attend_case kinds[] = {
+        {.dtype = PM_F16, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64},
+        {.dtype = PM_Q8_0, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64},
+        {.dtype = PM_F16, .n_heads = 8, .n_kv_heads = 2, .head_dim = 128},
+        {.dtype = PM_Q8_0, .n_heads = 5, .n_kv_heads = 1, .head_dim = 96},
+        {.dtype = PM_F16, .n_heads = 2, .n_kv_heads = 2, .head_dim = 32},
+        {.dtype = PM_F16, .n_heads = 32, .n_kv_heads = 1, .head_dim = 32},
+    };
+    (void)state;
+    if (!check_halves) {
+        print_message("%s has no cooperative matrices of halves\n", check_dev->info.name);
+        skip();
+    }
+    for (size_t k = 0; k < CHECK_COUNT(kinds); k++)
+        for (size_t i = 0; i < CHECK_COUNT(pieces); i++) {
+            attend_case c = kinds[k];
+            c.n = pieces[i][0];
+            c.len = pieces[i][1];
+            c.consecutive = true;
+            run_case(&c);
+        }
+    check_halves = false; // none of these is for them: rows of several sequences, a cache of floats, a caller who wants no halves
+    run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = 33, .len = 300});
+    run_case(
+        &(attend_case){.dtype = PM_F32, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = 33, .len = 100, .consecutive = true});
+    pm_cmd_exact(check_cmd, true);
+    run_types((attend_case){.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n = 33, .len = 100, .consecutive = true});
+    pm_cmd_exact(check_cmd, false);
+}
+
 static int open_default(void **state) {
     (void)state;
     check_open(32);
@@ -227,6 +261,21 @@ static int open_split_64(void **state) {
     return open_default(state);
 }
 
+// A few positions may make up all of a row: what rounding to halves does to it need not average out.
+static int open_matrices(void **state) {
+    (void)state;
+    setenv("PM_TILES", "2", 1);
+    check_open(32);
+    check_halves = check_few_terms = check_dev->caps.use_coopmat;
+    return 0;
+}
+
+static int close_matrices(void **state) {
+    check_halves = check_few_terms = false;
+    unsetenv("PM_TILES");
+    return check_close(state);
+}
+
 static int close_split(void **state) {
     unsetenv("PM_ATTEND_SPLIT");
     return check_close(state);
@@ -240,7 +289,9 @@ int main(void) {
     };
     const struct CMUnitTest split[] = {cmocka_unit_test(every_length), cmocka_unit_test(every_batch),
                                        cmocka_unit_test(long_sequences), cmocka_unit_test(extreme_scores)};
+    const struct CMUnitTest matrices[] = {cmocka_unit_test(every_piece_on_matrices)};
     int failed = cmocka_run_group_tests_name("attend", all, open_default, check_close);
+    failed += cmocka_run_group_tests_name("attend, matrices", matrices, open_matrices, close_matrices);
     failed += cmocka_run_group_tests_name("attend in splits of 32", split, open_split, close_split);
     failed += cmocka_run_group_tests_name("attend in splits of 64", split, open_split_64, close_split);
     forced_way = &(pm_attend_way){.split = 3 * PM_PAGE, .rows = 1};

@@ -236,6 +236,22 @@ static void every_type_on_matrices(void **state) {
         }
 }
 
+// The other tiles and two buffers: an odd number of blocks, rows and columns that fill a tile, and some more.
+static void every_tile_of_matrices(void **state) {
+    static const pm_variant variants[] = {
+        {.by = PM_BY_MATRICES, .shape = {4, 4, 2, 2}}, {.by = PM_BY_MATRICES, .shape = {8, 4, 4, 4}}, {.by = PM_BY_BUFFERS}};
+    (void)state;
+    skip_without_coopmat();
+    for (size_t i = 0; i < CHECK_COUNT(variants); i++) {
+        pm_coopmat_shape m = pm_variant_coopmat(&check_dev->caps, &variants[i]);
+        check_dev->forced = &variants[i];
+        run_case(&(linear_case){.form = (form)i, .dtype = PM_F16, .rows = m.rows, .cols = 96, .n = m.cols});
+        run_case(&(linear_case){.form = ADD, .dtype = PM_Q4_0, .rows = m.rows + 3, .cols = 160, .n = m.cols + 1});
+        run_case(&(linear_case){.form = ADD, .dtype = PM_Q4_0, .rows = 2 * m.rows - 1, .cols = 32, .n = 2 * m.cols - 1});
+        check_dev->forced = NULL;
+    }
+}
+
 static void skip_without_dots(void) {
     if (!check_dev->caps.use_dots || !pm_kernel_available(check_dev, PM_K_matvec_dot_q8_0)) {
         print_message("%s, or the GLSL compiler of this build, has no packed dot products\n", check_dev->info.name);
@@ -628,7 +644,8 @@ int main(void) {
     const struct CMUnitTest tiles[] = {cmocka_unit_test(every_type_in_tiles), cmocka_unit_test(add_then_norm),
                                        cmocka_unit_test(several_tensors)};
     const struct CMUnitTest tiled_parts[] = {cmocka_unit_test(tiles_cut)};
-    const struct CMUnitTest matrices[] = {cmocka_unit_test(every_type_on_matrices), cmocka_unit_test(exact_in_spite_of_matrices)};
+    const struct CMUnitTest matrices[] = {cmocka_unit_test(every_type_on_matrices), cmocka_unit_test(every_tile_of_matrices),
+                                          cmocka_unit_test(exact_in_spite_of_matrices)};
     const struct CMUnitTest matrix_parts[] = {cmocka_unit_test(matrices_cut)};
     const struct CMUnitTest dots[] = {cmocka_unit_test(every_type_in_bytes), cmocka_unit_test(floats_in_spite_of_dots)};
     const struct CMUnitTest dot_parts[] = {cmocka_unit_test(dots_cut)};

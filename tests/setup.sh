@@ -78,6 +78,11 @@ need_to_build() {
         "package:libutf8proc libutf8proc-dev utf8proc" "package:libedit libedit-dev libedit" "driver: mesa-vulkan-drivers a-Vulkan-driver-(Mesa)"
 }
 
+# can_have ROW...: need, for what only a part of the tests takes: where it cannot be installed it says so, and that part is skipped.
+can_have() {
+    (need "$@")
+}
+
 # ---- things unpacked into the cache, never installed -------------------------------------------------------------------
 
 # unpack NAME SUITE all|only|source PACKAGE...: unpacks packages of a Debian suite into $cache/NAME, once. With "all" everything that
@@ -91,8 +96,8 @@ unpack() {
     [ ! -d "$dest" ] || return 0
     [ -z "$(find "$dest.missing" -mmin -60 2>/dev/null)" ] || return 1
     command -v apt-get >/dev/null || return 1
-    need "file:$keys debian-archive-keyring"
-    [ "$how" != source ] || need "command:dpkg-source dpkg-dev"
+    can_have "file:$keys debian-archive-keyring" || return 1
+    [ "$how" != source ] || can_have "command:dpkg-source dpkg-dev" || return 1
     say "-- fetching $* of Debian $suite into $dest"
     part=$(mktemp -d "$cache/part.XXXXXX")
     if fetch_debs "$@" >"$log" 2>&1; then
@@ -201,7 +206,8 @@ fetch_mesa() {
 
 # ---- building ---------------------------------------------------------------------------------------------------------
 
-# build DIR CMAKE-OPTIONS...: configures when the options are not those of last time, and builds what is out of date.
+# build DIR CMAKE-OPTIONS...: configures when the options are not those of last time, and builds what is out of date; $targets, where
+# set, are all of it that is wanted.
 build() {
     dir=$1
     shift
@@ -211,7 +217,37 @@ build() {
         step "configuring ${dir##*/}" cmake -G Ninja -S "$root" -B "$dir" "$@"
         echo "$*" >"$dir/.options"
     fi
-    step "building ${dir##*/}" ninja -C "$dir"
+    # shellcheck disable=SC2086
+    step "building ${dir##*/}" ninja -C "$dir" ${targets:-}
+}
+
+unpack_sources() {
+    unpack sources-bookworm bookworm source cjson pcre2 utf8proc cmocka
+}
+
+# static_libraries PREFIX CMAKE-OPTIONS...: what we link for a system other than this, from Debian's sources, static, once; the licence of
+# each lies where vcpkg puts it: PREFIX/share/NAME/copyright.
+static_libraries() {
+    prefix=$1
+    shift
+    [ ! -e "$prefix/done" ] || return 0
+    unpack_sources || return 1
+    rm -rf "$prefix"
+    for name in cjson pcre2 utf8proc cmocka; do
+        say "-- building $name into $prefix"
+        static_library "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2 && return 1; }
+    done
+    : >"$prefix/done"
+}
+
+# Each takes its own of these options. CMake 4 refuses what some of them say of CMake's versions: the last one.
+static_library() {
+    source=$(echo "$cache/sources-bookworm/$name"-[0-9]*.[0-9]*/)
+    cmake -G Ninja -S "$source" -B "$prefix/build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DCMAKE_INSTALL_LIBDIR=lib \
+        -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DENABLE_CJSON_TEST=OFF -DENABLE_CUSTOM_COMPILER_FLAGS=OFF \
+        -DPCRE2_BUILD_TESTS=OFF -DPCRE2_BUILD_PCRE2GREP=OFF -DPCRE2_SUPPORT_UNICODE=ON -DWITH_EXAMPLES=OFF -DUNIT_TESTING=OFF \
+        -DCMAKE_POLICY_VERSION_MINIMUM=3.5 "$@" && ninja -C "$prefix/build" install && mkdir -p "$prefix/share/$name" &&
+        cp "$source/debian/copyright" "$prefix/share/$name/copyright" && rm -rf "$prefix/build"
 }
 
 # ---- counting ---------------------------------------------------------------------------------------------------------

@@ -270,6 +270,22 @@ static void plain_kernels(void **state) {
     check_under("PM_WITHOUT", "subgroup,f16,int_dot,coopmat", 0);
 }
 
+// Products and attention of prompts multiply halves, where the device has matrices: within the bound of halves all the same.
+static void prompts_by_matrices(void **state) {
+    (void)state;
+    const char *name = checkpoints[1];
+    if (pm_device_get_info(dev)->n_coopmats == 0) {
+        print_message("%s has no cooperative matrices\n", pm_device_get_info(dev)->name);
+        skip();
+    }
+    override_device("PM_TILES", "2");
+    golden g = golden_open(name, REFERENCE);
+    pm_model *model = checkpoint_open(name, false);
+    check_cases(model, &g, name, (pm_session_options){.precision = PM_PRECISION_F16});
+    pm_model_close(&model);
+    golden_close(&g);
+}
+
 // ---- the bundled model --------------------------------------------------------------------------------------------------
 
 static void answer(pm_session *session, const cJSON *item, int32_t *out, size_t n) {
@@ -591,6 +607,7 @@ int main(void) {
         cmocka_unit_test_teardown(weights_through_staging, restore_device),
         cmocka_unit_test_teardown(attention_split_over_the_cache, restore_device),
         cmocka_unit_test_teardown(plain_kernels, restore_device),
+        cmocka_unit_test_teardown(prompts_by_matrices, restore_device),
         cmocka_unit_test(the_bundled_model_word_for_word),
         cmocka_unit_test(a_gguf_gives_the_same_ids),
         cmocka_unit_test(quantized_experts_are_their_floats),

@@ -166,17 +166,42 @@ static void matrices_need_their_shared_memory(void **state) {
     info.coopmats[0] = (pm_coopmat_info){16, 16, 16, "f16", "f32"};
     pm_caps_fill(&info, &caps);
     const pm_coopmat_shape *c = &caps.coopmat;
-    const uint32_t spec[] = {c->workgroup, PM_LINEAR_NORM | PM_LINEAR_ADD, 32, 16, 16, 16, c->rows, c->cols, c->down};
+    const uint32_t spec[] = {c->workgroup, PM_LINEAR_NORM | PM_LINEAR_ADD, 32, 16, 16, 16, c->rows, c->cols, c->down, 1};
     if (!pm_kernel_get_info(PM_K_matmul_cm_f16)->spirv_size) {
         print_message("this build's glslang makes no kernels of matrices\n");
         skip();
     }
-    info.max_shared = (uint32_t)shared(PM_K_matmul_cm_f16, spec, 9);
+    info.max_shared = (uint32_t)shared(PM_K_matmul_cm_f16, spec, 10);
     pm_caps_fill(&info, &caps);
     assert_true(caps.has & PM_NEED_COOPMAT);
     info.max_shared -= 4;
     pm_caps_fill(&info, &caps);
     assert_false(caps.has & PM_NEED_COOPMAT);
+}
+
+// The same of attention, which op_attend.c reckons: with a word less it takes another way.
+static void matrices_of_attention_need_theirs(void **state) {
+    (void)state;
+    const pm_attend_shape shape = {.dtype = PM_F16, .n = 64, .n_heads = 8, .n_kv_heads = 2, .head_dim = 128, .length = 64};
+    const uint32_t spec[] = {128, 128, 32, 4, 16, 16, 16};
+    pm_device_info info = all_there();
+    pm_device *dev;
+    pm_attend_way way;
+    info.type = PM_DEVICE_DISCRETE;
+    info.subgroup_min = info.subgroup_max = 32;
+    info.n_coopmats = 1;
+    info.coopmats[0] = (pm_coopmat_info){16, 16, 16, "f16", "f32"};
+    if (!pm_kernel_get_info(PM_K_attend_cm_f16)->spirv_size) {
+        print_message("this build's glslang makes no kernels of matrices\n");
+        skip();
+    }
+    for (uint32_t less = 0; less <= 4; less += 4) {
+        info.max_shared = (uint32_t)shared(PM_K_attend_cm_f16, spec, 7) - less;
+        assert_int_equal(pm_device_open_dry(&info, &dev), PM_OK);
+        assert_true(pm_attend_way_at(dev, &shape, 0, &way));
+        assert_int_equal(way.subgroups, less ? 0 : 4);
+        pm_device_close(&dev);
+    }
 }
 
 // With their own constants all keep to what matmul_cm takes at the most.
@@ -232,6 +257,7 @@ int main(void) {
         cmocka_unit_test(a_device_is_opened_under_limits),
         cmocka_unit_test(phones_get_small_chunks),
         cmocka_unit_test(matrices_need_their_shared_memory),
+        cmocka_unit_test(matrices_of_attention_need_theirs),
         cmocka_unit_test(all_kernels_can_be_asked),
         cmocka_unit_test(sizes_follow_the_constants),
         cmocka_unit_test(a_kernel_that_takes_more_is_refused),

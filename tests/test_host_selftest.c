@@ -324,18 +324,18 @@ static void a_plan_splits_the_cache(void **state) {
     char line[96];
     uint32_t half = dev->caps.attend_split / 2;
     (void)state;
-    snprintf(line, sizeof(line), "attend F16 8 2 64 1 8192 won %u 1 2.0 1.0\n", half);
+    snprintf(line, sizeof(line), "attend F16 8 2 64 1 8192 won %u 1 0 2.0 1.0\n", half);
     assert_true(find_attend_plan(line, 1, 5000, &way));
     assert_int_equal(way.split, half);
     assert_false(find_attend_plan(line, 1, 500, &way));  // a short cache
     assert_false(find_attend_plan(line, 2, 5000, &way)); // other rows
-    assert_true(find_attend_plan("attend F16 8 2 64 1 1024 won 0 1 2.0 1.0\n", 1, 500, &way));
+    assert_true(find_attend_plan("attend F16 8 2 64 1 1024 won 0 1 0 2.0 1.0\n", 1, 500, &way));
     assert_int_equal(way.split, 0);
-    assert_false(find_attend_plan("attend F16 8 2 64 1 8192 won 17 1 2.0 1.0\n", 1, 5000, &way)); // not in the table
-    assert_false(find_attend_plan("attend F16 8 0 64 1 8192 won 0 1 2.0 1.0\n", 1, 5000, &way));
+    assert_false(find_attend_plan("attend F16 8 2 64 1 8192 won 17 1 0 2.0 1.0\n", 1, 5000, &way)); // not in the table
+    assert_false(find_attend_plan("attend F16 8 0 64 1 8192 won 0 1 0 2.0 1.0\n", 1, 5000, &way));
     assert_false(find_attend_plan("attend Q4_0 8 2 64 1 8192 stays 0 1 2.0 1.0\nattend\nattend x", 1, 5000, &way));
     setenv("PM_ATTEND_SPLIT", "64", 1); // an override goes first
-    assert_false(find_attend_plan("attend F16 8 2 64 1 1024 won 0 1 2.0 1.0\n", 1, 500, &way));
+    assert_false(find_attend_plan("attend F16 8 2 64 1 1024 won 0 1 0 2.0 1.0\n", 1, 500, &way));
     unsetenv("PM_ATTEND_SPLIT");
 }
 
