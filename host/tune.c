@@ -26,7 +26,7 @@ pm_row_class pm_plan_class(uint32_t n) {
 
 static bool same_product(const pm_linear_shape *a, const pm_linear_shape *b) {
     return a->dtype == b->dtype && a->epilogue == b->epilogue && a->rows == b->rows && a->cols == b->cols &&
-           a->n_experts == b->n_experts && a->n_used == b->n_used && a->fast == b->fast;
+           a->n_experts == b->n_experts && a->n_used == b->n_used && a->fast == b->fast && a->exact == b->exact;
 }
 
 // Short caches and long ones are split differently.

@@ -297,8 +297,10 @@ static void a_plan_decides(void **state) {
     assert_true(pm_variant_same(&v, &plain));
     assert_true(find_plan("Q8_0 4 64 96 64 0/0 won tiles 0,0,0,0 2.0 1.0\n", 9, &v));
     assert_int_equal(v.by, PM_BY_TILES);
-    assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 2, &v));      // other rows of x
-    assert_false(find_plan("Q8_0 4 65 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v));      // another matrix
+    assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 2, &v)); // other rows of x
+    assert_false(find_plan("Q8_0 4 65 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v)); // another matrix
+    assert_false(
+        find_plan("Q8_0 260 64 96 1 0/0 won matvec 16,1,2,1 2.0 1.0\n", 1, &v)); // measured where halves may not be multiplied
     assert_false(find_plan("Q8_0 4 64 96 1 0/0 stays matvec 16,1,2,1 2.0 1.0\n", 1, &v));    // the default is best
     assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 16,3,7,0 2.0 1.0\n", 1, &v));      // not in the table of variants
     assert_false(find_plan("Q8_0 4 64 96 1 0/0 won matvec 99999999999,1,2,1 2 1\n", 1, &v)); // nor is this
