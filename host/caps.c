@@ -208,7 +208,8 @@ static uint32_t has(const pm_device_info *info) {
         bits |= PM_NEED_SUBGROUP;
     if (info->f16_arithmetic && info->f16_storage)
         bits |= PM_NEED_F16;
-    if (info->int_dot)
+    if (info->int_dot &&
+        (info->int_dot_accelerated || info->type == PM_DEVICE_CPU)) // other GPUs write them out, and leave registers
         bits |= PM_NEED_INT_DOT;
     if (lay_coopmat(info, &(pm_coopmat_shape){0}))
         bits |= PM_NEED_COOPMAT;

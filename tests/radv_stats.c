@@ -106,7 +106,7 @@ typedef struct gpu {
     VkPhysicalDevice physical;
     VkDevice vk;
     VkPipelineLayout layout;
-    bool coopmat;
+    bool coopmat, int_dot; // the latter: accelerated
     PFN_vkGetPipelineExecutableStatisticsKHR get_statistics;
 } gpu;
 
@@ -159,6 +159,11 @@ static void open_device(gpu *g) {
     if (g->coopmat)
         extensions[n_extensions++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
 #endif
+
+    VkPhysicalDeviceVulkan13Properties p13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES};
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &p13};
+    vkGetPhysicalDeviceProperties2(g->physical, &properties);
+    g->int_dot = p13.integerDotProduct4x8BitPackedSignedAccelerated;
 
     float priority = 1;
     VkDeviceQueueCreateInfo queue = {
@@ -297,7 +302,7 @@ static bool print_kernel(const gpu *g, const char *chip, const kernel *k) {
         printf("%-10s %-16s not made by this build's GLSL compiler\n", chip, k->name);
         return true;
     }
-    if ((k->needs & PM_NEED_COOPMAT) && !g->coopmat)
+    if (((k->needs & PM_NEED_COOPMAT) && !g->coopmat) || ((k->needs & PM_NEED_INT_DOT) && !g->int_dot))
         return true; // never made there
     bool fits = true;
     size_t longest = 0;

@@ -296,9 +296,13 @@ static void caps_follow_the_device(void **state) {
     assert_int_equal(caps.max_binding, info.max_binding);
     assert_false(caps.map_device);
 
-    info.int_dot_accelerated = false; // the kernels are there, and slower than floats
+    info.int_dot_accelerated = false; // a software driver has the kernels, to be tried, and takes floats
+    pm_caps_fill(&info, &caps);
+    assert_false(caps.has & PM_NEED_INT_DOT || caps.use_dots);
+    info.type = PM_DEVICE_CPU;
     pm_caps_fill(&info, &caps);
     assert_true(caps.has & PM_NEED_INT_DOT && !caps.use_dots);
+    info.type = PM_DEVICE_DISCRETE;
 
     info.subgroup_size_control = false; // the kernel could not know how many matrices are whose
     pm_caps_fill(&info, &caps);
