@@ -98,7 +98,7 @@ static void check_type(const char *type) {
     pm_session *halves = session_of(model, (pm_session_options){.ctx = N_IDS});
     pm_session *fast = session_of(model, (pm_session_options){.ctx = N_IDS, .precision = PM_PRECISION_FAST});
     divergences h = compare(model, floats, halves, ids, n, BATCH), d = compare(model, floats, fast, ids, n, BATCH);
-    print_message("%-7s KL of %zu positions: %.2e, at most %.2e; with a cache in halves alone %.2e\n", type, n, d.mean, d.most,
+    print_message("%-7s KL of %d positions: %.2e, at most %.2e; with a cache in halves alone %.2e\n", type, (int)n, d.mean, d.most,
                   h.mean);
     assert_true(d.mean < BOUND_KL);
     assert_true(d.mean > 1.5 * h.mean); // it was done
