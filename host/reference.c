@@ -248,7 +248,7 @@ void pm_ref_linear(const pm_ref_linear_args *a, double *y, double *size) {
 double pm_ref_quantize(const float *x, int most, int *numbers) {
     double largest = 0;
     for (int i = 0; i < PM_BLOCK; i++)
-        largest = fmax(largest, fabs(x[i]));
+        largest = fabs(x[i]) > largest ? fabs(x[i]) : largest; // at a loop of fmax gcc 12 for Arm ends with an error of its own
     double scale = largest < 1e-30 ? 0 : largest / most;
     for (int i = 0; i < PM_BLOCK; i++)
         numbers[i] = (int)(scale > 0 ? nearbyint(x[i] / scale) : 0);
