@@ -129,8 +129,6 @@ pm_status pm_session_tune(pm_session *s, double seconds, bool again) {
     PM_TRY(pm_session_wait_all(s));
     PM_TRY(pm_cmd_open(s->model->dev, "rehearsal", &cmd));
     pm_cmd_note_products(cmd, true);
-    pm_cmd_exact(cmd, s->exact);
-    pm_cmd_fast(cmd, s->act.quants);
     pm_status status = tune_passes(s, cmd, seconds, what);
     pm_cmd_close(&cmd);
     for (int i = 0; i < PM_MAX_RECORDINGS; i++)

@@ -97,6 +97,8 @@ static pm_status record_pass(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
 }
 
 pm_status pm_session_rehearse(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
+    pm_cmd_exact(cmd, s->exact);
+    pm_cmd_fast(cmd, s->act.quants);
     do {
         pm_cmd_begin_dry(cmd);
         PM_TRY(record_pass(s, p, cmd));
@@ -125,8 +127,6 @@ static void learn_ns(pm_session *s, const pm_pass_shape *p, uint64_t ns) {
 // A rehearsal first, so that kernels that are new here are tried, and pipelines that are not there yet are made in parallel.
 static pm_status record(pm_session *s, pm_pass_shape *p, pm_cmd *cmd) {
     pm_cmd_profile(cmd, s->profiled);
-    pm_cmd_exact(cmd, s->exact);
-    pm_cmd_fast(cmd, s->act.quants);
     PM_TRY(pm_session_rehearse(s, p, cmd));
     pm_cmd_expect(cmd, expected_ns(s, p));
     pm_cmd_begin(cmd);

@@ -172,9 +172,9 @@ static void forget(pm_cmd *cmd) {
 
 static pm_status add_piece(pm_cmd *cmd) {
     pm_device *dev = cmd->dev;
-    VkCommandBuffer *grown = pm_realloc(cmd->pieces, (size_t)(cmd->n_made + 1) * sizeof(*grown));
+    VkCommandBuffer *grown = pm_cmd_with_room(cmd->pieces, &cmd->pieces_capacity, cmd->n_made, sizeof(*grown));
     if (!grown)
-        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+        return PM_ERR_MEMORY;
     cmd->pieces = grown;
     VkCommandBufferAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
                                         .commandPool = cmd->pool,
@@ -343,9 +343,9 @@ static pm_status bind_pipeline(pm_cmd *cmd, const pm_dispatch *d) {
 }
 
 static pm_status add_set_pool(pm_cmd *cmd) {
-    VkDescriptorPool *grown = pm_realloc(cmd->set_pools, (size_t)(cmd->n_set_pools + 1) * sizeof(*grown));
+    VkDescriptorPool *grown = pm_cmd_with_room(cmd->set_pools, &cmd->set_pools_capacity, cmd->n_set_pools, sizeof(*grown));
     if (!grown)
-        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+        return PM_ERR_MEMORY;
     cmd->set_pools = grown;
     VkDescriptorPoolSize size = {.type = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = SETS_PER_POOL * PM_MAX_BINDINGS};
     VkDescriptorPoolCreateInfo info = {

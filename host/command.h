@@ -24,7 +24,7 @@ struct pm_cmd {
     char error[512];  // its line: by the time of pm_cmd_end another one may stand in pm_error_text
     VkCommandPool pool;
     VkCommandBuffer *pieces; // the recording, cut at sections; made as they are needed, kept
-    int n_pieces, n_made;
+    int n_pieces, n_made, pieces_capacity;
     VkCommandBuffer vk; // the piece that is being recorded
     VkFence fence;      // of the last piece
     int n_sections, n_rehearsed_sections;
@@ -33,7 +33,7 @@ struct pm_cmd {
     VkPipeline bound;
     range_list reads, writes; // since the last barrier
     VkDescriptorPool *set_pools;
-    int n_set_pools, n_sets; // sets taken, over all pools
+    int n_set_pools, set_pools_capacity, n_sets; // sets taken, over all pools
     int n_dispatches;
     pm_kernel_use *uses; // of a rehearsal
     int n_uses, uses_capacity;
@@ -51,7 +51,8 @@ struct pm_cmd {
     pm_timing *timings;
     int n_timings, timings_capacity;
     VkQueryPool *query_pools;
-    int n_query_pools, n_queries; // timestamps taken, over all pools: one at the start and one after each timing
+    int n_query_pools, query_pools_capacity,
+        n_queries; // timestamps taken, over all pools: one at the start and one after each timing
 };
 
 // `array` of *capacity elements of `size` bytes, moved and grown where it is full with n; NULL (and `array` as it was) without

@@ -186,17 +186,15 @@ static pm_kernel_use pick_use(const pm_device *dev, const pm_attend_shape *s, co
     uint32_t dim = s->head_dim, group = s->n_heads / s->n_kv_heads;
     uint32_t rows = !consecutive ? 1 : way->subgroups ? usual_rows(dev, s) : way->rows;
     pm_kernel_id plain = plain_kernel_of(s->dtype);
-    pm_kernel_use uses[] = {
-        {.n_spec = 0},
-        use_of(s, rows),
-        use_of(s, 1),
-        {.id = plain, .spec = {64, dim, group}, .n_spec = 3},
-        {.id = plain, .spec = {32, dim, group}, .n_spec = 3},
-    };
-    bool matrices = way->subgroups && consecutive && !exact;
-    if (matrices)
-        uses[0] = matrices_use(dev, s, way->subgroups);
-    return matrices ? pm_variant_use(dev, uses, 5) : pm_variant_use(dev, uses + 1, 4);
+    pm_kernel_use uses[5];
+    int n = 0;
+    if (way->subgroups && consecutive && !exact)
+        uses[n++] = matrices_use(dev, s, way->subgroups);
+    uses[n++] = use_of(s, rows);
+    uses[n++] = use_of(s, 1);
+    uses[n++] = (pm_kernel_use){.id = plain, .spec = {64, dim, group}, .n_spec = 3};
+    uses[n++] = (pm_kernel_use){.id = plain, .spec = {32, dim, group}, .n_spec = 3};
+    return pm_variant_use(dev, uses, n);
 }
 
 // An invocation of the plain kernel takes 8 dims, or 4 of floats: attend_plain.comp's DIMS.

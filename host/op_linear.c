@@ -243,7 +243,7 @@ static void dispatch_part(pm_cmd *cmd, const linear *op, const tiling *t, uint32
         .row0 = w->row0 + row,
         .blocks = w->stride / PM_BLOCK,
         .scale_stride = w->scales.buffer ? (uint32_t)(w->scales.size / w->rows / 4) : 0,
-        .x_stride = t->by_dots ? quants_stride(op->w.stride, (op->epilogue & PM_LINEAR_NORM) != 0) : op->x.stride,
+        .x_stride = t->by_dots ? quants_stride(w->stride, pm_quants_form_for(w->dtype, op->epilogue).wide) : op->x.stride,
         .y_stride = op->y.stride,
         .n_parts = op->h ? op->h->n_parts : 0,
         .squares_stride = op->h ? op->h->squares.stride : op->squares.stride,

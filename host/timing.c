@@ -6,9 +6,9 @@
 enum { QUERIES_PER_POOL = 1024 }; // timestamps of one pool
 
 static pm_status add_query_pool(pm_cmd *cmd) {
-    VkQueryPool *grown = pm_realloc(cmd->query_pools, (size_t)(cmd->n_query_pools + 1) * sizeof(*grown));
+    VkQueryPool *grown = pm_cmd_with_room(cmd->query_pools, &cmd->query_pools_capacity, cmd->n_query_pools, sizeof(*grown));
     if (!grown)
-        return pm_fail(PM_ERR_MEMORY, "no memory for a recording");
+        return PM_ERR_MEMORY;
     cmd->query_pools = grown;
     VkQueryPoolCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = QUERIES_PER_POOL};

@@ -6,6 +6,8 @@
 
 #define CPU (1u << PM_CLASS_CPU)
 #define GPU (1u << PM_CLASS_GPU)
+#define NARROW \
+    { 4, 4, 2, 2 } // 128 x 32 where matrices are of 16: a row of the table, and a default
 
 // In the order in which they are tried where nothing was measured and the default of caps.c is not right. "plain" needs nothing: a
 // lane a row, no shared memory but for the squares, one column at a time. Tiles come last: a software driver takes 300 times as
@@ -35,7 +37,7 @@ static const pm_variant linear_table[] = {
     {"dot tiles",        PM_BY_DOT_TILES, {0, 0, 0, 0},  CPU | GPU},
     // of matrices: subgroups, those above one another, matrices of a subgroup: down, across; 128 by 64 in what follows where they are 16
     {"matrices",         PM_BY_MATRICES, {0, 0, 0, 0},   CPU | GPU},
-    {"matrices, 128 x 32", PM_BY_MATRICES, {4, 4, 2, 2}, GPU},
+    {"matrices, 128 x 32", PM_BY_MATRICES, NARROW, GPU},
     {"matrices, 256 x 128", PM_BY_MATRICES, {8, 4, 4, 4}, GPU},
     {"matrices, two buffers", PM_BY_BUFFERS, {0, 0, 0, 0}, GPU},
     {"tiles",            PM_BY_TILES,    {0, 0, 0, 0},   CPU | GPU},
@@ -126,7 +128,7 @@ static pm_variant usual(const pm_device *dev, const pm_linear_shape *shape) {
     if (shape->n <= caps->matvec.max_cols || (shape->n_experts && !(shape->epilogue & PM_LINEAR_GROUPED)))
         return (pm_variant){.name = "default", .by = subgroups ? PM_BY_SUBGROUPS : PM_BY_MATVEC, .shape = caps->matvec};
     if (caps->use_coopmat && !shape->exact && is_made(dev, shape, &v)) {
-        pm_variant narrow = {.name = "default", .by = PM_BY_MATRICES, .shape = {4, 4, 2, 2}};
+        pm_variant narrow = {.name = "default", .by = PM_BY_MATRICES, .shape = NARROW};
         bool few = shape->n <= 2 * caps->coopmat.n && caps->device_class == PM_CLASS_GPU;
         return few && fits_matrices(dev, &narrow) ? narrow : v;
     }

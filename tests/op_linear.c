@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "check.h"
+#include "check_layout.h"
 #include "host/vk.h"
 
 enum { MEGABYTES = 12 };
@@ -516,32 +516,19 @@ static int open_default(void **state) {
     return 0;
 }
 
-static int open_shaped(const char *shape) {
-    setenv("PM_MATVEC", shape, 1);
-    setenv("PM_MATVEC_BATCH", shape, 1);
-    setenv("PM_TILES", "0", 1);
-    print_message("PM_MATVEC=%s\n", shape);
-    check_open(MEGABYTES);
-    return 0;
-}
-
 static int open_lanes_32(void **state) {
     (void)state;
-    return open_shaped("64,32,2,2");
+    return check_open_shaped("64,32,2,2", "0", MEGABYTES);
 }
 
 static int open_lanes_4(void **state) {
     (void)state;
-    return open_shaped("32,4,4,2");
+    return check_open_shaped("32,4,4,2", "0", MEGABYTES);
 }
 
 static int open_dots(const char *shape, const char *tiles) {
-    setenv("PM_MATVEC", shape, 1);
-    setenv("PM_MATVEC_BATCH", shape, 1);
-    setenv("PM_TILES", tiles, 1);
     setenv("PM_DOTS", "1", 1);
-    check_open(MEGABYTES);
-    return 0;
+    return check_open_shaped(shape, tiles, MEGABYTES);
 }
 
 static int open_dots_32(void **state) {
@@ -555,10 +542,8 @@ static int open_dots_1(void **state) {
 }
 
 static int open_dots_cut(void **state) {
-    char text[16];
     (void)state;
-    snprintf(text, sizeof(text), "%d", BINDING);
-    setenv("PM_MAX_BINDING_BYTES", text, 1);
+    check_bind_at_most(BINDING);
     return open_dots("64,32,2,2", "1");
 }
 
@@ -572,10 +557,8 @@ static int open_subgroups(void **state) {
 }
 
 static int open_cut(const char *shape) {
-    char text[16];
-    snprintf(text, sizeof(text), "%d", BINDING);
-    setenv("PM_MAX_BINDING_BYTES", text, 1);
-    return open_shaped(shape);
+    check_bind_at_most(BINDING);
+    return check_open_shaped(shape, "0", MEGABYTES);
 }
 
 static int open_groups_of_128(void **state) {
@@ -598,9 +581,7 @@ static int open_tiles(void **state) {
 }
 
 static int open_tiles_cut(void **state) {
-    char text[16];
-    snprintf(text, sizeof(text), "%d", BINDING);
-    setenv("PM_MAX_BINDING_BYTES", text, 1);
+    check_bind_at_most(BINDING);
     return open_tiles(state);
 }
 
@@ -615,21 +596,8 @@ static int open_coopmat(void **state) {
 }
 
 static int open_coopmat_cut(void **state) {
-    char text[16];
-    snprintf(text, sizeof(text), "%d", BINDING);
-    setenv("PM_MAX_BINDING_BYTES", text, 1);
+    check_bind_at_most(BINDING);
     return open_coopmat(state);
-}
-
-static int close_shaped(void **state) {
-    check_halves = false;
-    unsetenv("PM_MATVEC");
-    unsetenv("PM_MATVEC_BATCH");
-    unsetenv("PM_TILES");
-    unsetenv("PM_SUBGROUPS");
-    unsetenv("PM_DOTS");
-    unsetenv("PM_MAX_BINDING_BYTES");
-    return check_close(state);
 }
 
 int main(void) {
@@ -650,17 +618,17 @@ int main(void) {
     const struct CMUnitTest dots[] = {cmocka_unit_test(every_type_in_bytes), cmocka_unit_test(floats_in_spite_of_dots)};
     const struct CMUnitTest dot_parts[] = {cmocka_unit_test(dots_cut)};
     int failed = cmocka_run_group_tests_name("linear", all, open_default, check_close);
-    failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, 4 lanes a row", shaped, open_lanes_4, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, by subgroups", shaped, open_subgroups, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, tiles", tiles, open_tiles, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, tiles in parts", tiled_parts, open_tiles_cut, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, matrices", matrices, open_coopmat, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, matrices in parts", matrix_parts, open_coopmat_cut, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, dots, 32 lanes a row and tiles", dots, open_dots_32, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, dots, a lane a row", dots, open_dots_1, close_shaped);
-    failed += cmocka_run_group_tests_name("linear, dots in parts", dot_parts, open_dots_cut, close_shaped);
-    failed += cmocka_run_group_tests_name("linear in parts", parts, open_groups_of_128, close_shaped);
-    failed += cmocka_run_group_tests_name("linear in parts, odd groups", odd_parts, open_groups_of_384, close_shaped);
+    failed += cmocka_run_group_tests_name("linear, 32 lanes a row", shaped, open_lanes_32, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, 4 lanes a row", shaped, open_lanes_4, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, by subgroups", shaped, open_subgroups, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, tiles", tiles, open_tiles, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, tiles in parts", tiled_parts, open_tiles_cut, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, matrices", matrices, open_coopmat, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, matrices in parts", matrix_parts, open_coopmat_cut, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, dots, 32 lanes a row and tiles", dots, open_dots_32, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, dots, a lane a row", dots, open_dots_1, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear, dots in parts", dot_parts, open_dots_cut, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear in parts", parts, open_groups_of_128, check_close_shaped);
+    failed += cmocka_run_group_tests_name("linear in parts, odd groups", odd_parts, open_groups_of_384, check_close_shaped);
     return failed != 0;
 }

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "check.h"
+#include "check_layout.h"
 
 enum { MEGABYTES = 24 };
 
@@ -325,39 +325,20 @@ static int open_default(void **state) {
     return 0;
 }
 
-static int open_shaped(const char *shape, const char *tiles) {
-    setenv("PM_MATVEC", shape, 1);
-    setenv("PM_MATVEC_BATCH", shape, 1);
-    setenv("PM_TILES", tiles, 1);
-    print_message("PM_MATVEC=%s PM_TILES=%s\n", shape, tiles);
-    check_open(MEGABYTES);
-    return 0;
-}
-
 static int open_lanes_32(void **state) {
     (void)state;
-    return open_shaped("64,32,2,2", "0");
+    return check_open_shaped("64,32,2,2", "0", MEGABYTES);
 }
 
 static int open_tiles(void **state) {
     (void)state;
-    return open_shaped("64,1,2,4", "1");
+    return check_open_shaped("64,1,2,4", "1", MEGABYTES);
 }
 
 static int open_cut(void **state) {
-    char text[16];
     (void)state;
-    snprintf(text, sizeof(text), "%d", BINDING);
-    setenv("PM_MAX_BINDING_BYTES", text, 1);
-    return open_shaped("32,4,4,2", "0");
-}
-
-static int close_shaped(void **state) {
-    unsetenv("PM_MATVEC");
-    unsetenv("PM_MATVEC_BATCH");
-    unsetenv("PM_TILES");
-    unsetenv("PM_MAX_BINDING_BYTES");
-    return check_close(state);
+    check_bind_at_most(BINDING);
+    return check_open_shaped("32,4,4,2", "0", MEGABYTES);
 }
 
 int main(void) {
@@ -371,8 +352,8 @@ int main(void) {
     const struct CMUnitTest parts[] = {cmocka_unit_test(every_type_cut), cmocka_unit_test(odd_experts_cut),
                                        cmocka_unit_test(experts_too_large)};
     int failed = cmocka_run_group_tests_name("experts", all, open_default, check_close);
-    failed += cmocka_run_group_tests_name("experts, 32 lanes a row", shaped, open_lanes_32, close_shaped);
-    failed += cmocka_run_group_tests_name("experts, tiles", tiles, open_tiles, close_shaped);
-    failed += cmocka_run_group_tests_name("experts in parts", parts, open_cut, close_shaped);
+    failed += cmocka_run_group_tests_name("experts, 32 lanes a row", shaped, open_lanes_32, check_close_shaped);
+    failed += cmocka_run_group_tests_name("experts, tiles", tiles, open_tiles, check_close_shaped);
+    failed += cmocka_run_group_tests_name("experts in parts", parts, open_cut, check_close_shaped);
     return failed != 0;
 }
